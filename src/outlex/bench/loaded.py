@@ -1,0 +1,103 @@
+"""The models of a benchmark in memory, and what its result says about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from outlex.bench.environment import publishable
+from outlex.drafters.trimmed import TrimmedDrafter
+from outlex.errors import InputError
+from outlex.models.load import load_model
+
+if TYPE_CHECKING:
+    from outlex.bench.config import BenchConfig
+    from outlex.bench.workload import PromptRecord
+    from outlex.models.language_model import LanguageModel
+
+__all__ = ["BenchModels", "check_lengths", "load_models"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BenchModels:
+    """The models of a benchmark, loaded. `config.target`, `.drafter` and `.trimmed` say what they are."""
+
+    target: LanguageModel
+    drafter: LanguageModel | None = None
+    trimmed: tuple[TrimmedDrafter, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Names, sizes and dtypes, as JSON values."""
+        described: dict[str, Any] = {
+            role: None
+            if model is None
+            else {
+                "name": model.name,
+                "source": publishable(model.source),
+                "type": model.model.config.model_type,
+                "dtype": str(model.dtype).removeprefix("torch."),
+                "n_bytes": model.n_bytes,
+                "head_bytes": model.head_bytes,
+                "n_rows": model.n_rows,
+                "n_tokenizer": len(model.tokenizer),
+                "hidden_size": model.hidden_size,
+            }
+            for role, model in (("target", self.target), ("drafter", self.drafter))
+        }
+        described["trimmed"] = [
+            {
+                "n_draft": head.vocab.n_draft,
+                "head_bytes": head.linear.n_bytes,
+                "base": head.base_name,
+                "fingerprint": head.vocab.fingerprint,
+                "provenance": publishable(dict(head.vocab.provenance)),
+            }
+            for head in self.trimmed
+        ]
+        return described
+
+
+def load_models(config: BenchConfig, *, progress: bool) -> BenchModels:
+    """Load what a config names; a drafter that is the target is loaded once.
+
+    Raises:
+        ModelError, ArtifactError: something cannot be found or is damaged.
+    """
+    # first, because that is quick and may end in an error
+    trimmed = tuple(TrimmedDrafter.load(path) for path in config.trimmed)
+
+    def load(source: str) -> LanguageModel:
+        return load_model(
+            source,
+            dtype=config.dtype,
+            device=config.device,
+            threads=config.threads,
+            cache_dir=config.cache_dir,
+            progress=progress,
+        )
+
+    target = load(config.target)
+    drafter = None
+    if config.drafter is not None:
+        drafter = target if config.drafter == config.target else load(config.drafter)
+    return BenchModels(target=target, drafter=drafter, trimmed=trimmed)
+
+
+def check_lengths(
+    config: BenchConfig, models: BenchModels, records: Sequence[PromptRecord], prompts: Sequence[list[int]]
+) -> None:
+    """Refuse prompts after which some method would run out of context.
+
+    Raises:
+        InputError: names the prompt.
+    """
+    longest = min(model.max_length for model in (models.target, models.drafter) if model is not None)
+    for record, ids in zip(records, prompts, strict=True):
+        if len(ids) + config.max_new_tokens > longest:
+            raise InputError(
+                f"Prompt {record.id!r} leaves no room for {config.max_new_tokens} new tokens in every method",
+                got=f"{len(ids)} tokens",
+                expected=f"at most {longest - config.max_new_tokens}, so that target and drafter have room",
+                next_step="leave the prompt out, or lower --max-new-tokens",
+            )

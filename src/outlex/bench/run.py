@@ -1,0 +1,159 @@
+"""Runs a benchmark: every prompt and temperature with all methods in turn, in one process, by one clock."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from outlex.bench.config import BenchConfig
+from outlex.bench.environment import describe_environment, memory_use
+from outlex.bench.loaded import BenchModels, check_lengths, load_models
+from outlex.bench.methods import Method, build_methods
+from outlex.bench.partial import PartialFile
+from outlex.bench.result import BenchResult, header_of
+from outlex.bench.rows import Row
+from outlex.bench.workload import PromptRecord, encode_prompt, read_prompts
+
+__all__ = ["OnProgress", "measure", "run_bench"]
+
+OnProgress = Callable[[int, int, str], None]
+_WARM_UP_TOKENS = 8
+_SEED_STRIDE = 1_000_003  # between prompts; repeats of a prompt count up from there
+
+
+def run_bench(
+    config: BenchConfig, *, models: BenchModels | None = None, on_progress: OnProgress | None = None
+) -> BenchResult:
+    """Measure, and write `config.output` if it names a file.
+
+    While it runs, the rows so far are in `<output>.partial`; if it is cut off they stay there, and
+    `BenchResult.load` reads them.
+
+    Args:
+        config: what to measure.
+        models: models that are loaded already; None loads those of the config.
+        on_progress: called before each run with the number of runs done, the number of all, and what comes
+            next.
+
+    Raises:
+        InputError: prompts that cannot be read or do not fit the models' contexts.
+        MismatchError: target, drafter and trimmed drafters do not belong together.
+        ArtifactError: the output cannot be written, or a trimmed drafter is damaged.
+        Exception: whatever a method raises; nothing is skipped.
+    """
+    records = read_prompts(config.prompts, limit=config.n_prompts)
+    with PartialFile(config.output) as partial:
+        models = models or load_models(config, progress=on_progress is not None)
+        methods = build_methods(config, target=models.target, drafter=models.drafter, trimmed=models.trimmed)
+        prompts = [encode_prompt(models.target, record, raw=config.raw) for record in records]
+        check_lengths(config, models, records, prompts)
+        device = models.target.device
+        result = BenchResult(
+            config=config.to_json(),
+            environment=describe_environment(device),
+            models=models.describe(),
+            memory={},
+            methods=tuple(method.info for method in methods),
+            rows=(),
+        )
+        partial.write_header(header_of(result))
+        rows: list[Row] = []
+        for of_prompt in measure(
+            config,
+            methods=methods,
+            prompts=list(zip(records, prompts, strict=True)),
+            now=_clock(device),
+            on_progress=on_progress or _silent,
+        ):
+            partial.write_rows(of_prompt)
+            rows += of_prompt
+        result = replace(result, rows=tuple(rows), memory=memory_use(device))
+        if config.output is not None:
+            result.save(config.output)
+    return result
+
+
+def measure(
+    config: BenchConfig,
+    *,
+    methods: Sequence[Method],
+    prompts: Sequence[tuple[PromptRecord, list[int]]],
+    now: Callable[[], float],
+    on_progress: OnProgress,
+) -> Iterator[list[Row]]:
+    """Run everything; yields the rows of one prompt at a time, in the order they were made.
+
+    Each method warms up once. Then, for every prompt, temperature and repeat, all methods run in turn,
+    and another one goes first each time: what the machine does meanwhile hits all of them alike.
+
+    Args:
+        config: temperatures, repeats, seed, length.
+        methods: what to compare.
+        prompts: with their token ids.
+        now: seconds, after waiting for the device.
+        on_progress: see `run_bench`.
+    """
+    n_cells = len(prompts) * len(config.temperatures) * config.repeats
+    n_total, n_done = (n_cells + 1) * len(methods), 0
+    for method in methods:
+        on_progress(n_done, n_total, f"warm-up: {method.info.name}")
+        method.run(
+            prompts[0][1],
+            config.params(config.temperatures[0]),
+            max_new_tokens=min(_WARM_UP_TOKENS, config.max_new_tokens),
+            seed=config.seed,
+        )
+        n_done += 1
+    cell = 0
+    for index, (record, prompt_ids) in enumerate(prompts):
+        rows = []
+        for temperature in config.temperatures:
+            for repeat in range(config.repeats):
+                first = cell % len(methods)
+                cell += 1
+                for order, method in enumerate([*methods[first:], *methods[:first]]):
+                    on_progress(n_done, n_total, f"{record.id}, T = {temperature:g}: {method.info.name}")
+                    seed = config.seed + _SEED_STRIDE * index + repeat
+                    gc.collect()  # or one method pays for what another has left behind
+                    start = now()
+                    run = method.run(
+                        prompt_ids,
+                        config.params(temperature),
+                        max_new_tokens=config.max_new_tokens,
+                        seed=seed,
+                    )
+                    wall_s = now() - start - run.paused_s
+                    rows.append(
+                        Row(
+                            **vars(run),
+                            method=method.info.name,
+                            prompt_id=record.id,
+                            domain=record.domain,
+                            n_prompt=len(prompt_ids),
+                            temperature=temperature,
+                            repeat=repeat,
+                            order=order,
+                            seed=seed,
+                            wall_s=wall_s,
+                        )
+                    )
+                    n_done += 1
+        yield rows
+    on_progress(n_done, n_total, "done")
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return now
+
+
+def _silent(n_done: int, n_total: int, label: str) -> None:
+    del n_done, n_total, label

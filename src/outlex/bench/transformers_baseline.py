@@ -1,0 +1,141 @@
+"""transformers' own `generate`, with and without `assistant_model`, as a method to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from outlex.bench.rows import MethodInfo, Run
+from outlex.errors import InputError
+
+if TYPE_CHECKING:
+    from outlex.models.language_model import LanguageModel
+    from outlex.sampling import SamplingParams
+
+__all__ = ["TransformersMethod"]
+
+
+class TransformersMethod:
+    """`model.generate(…, assistant_model=…)` under the conditions of our own loop.
+
+    Same models, same stop tokens, same law; a constant number of draft tokens, and no early end of a draft
+    where the drafter is unsure. The law is told in full, and the checkpoints' own generation configs are out
+    of the way while `generate` runs: they may hold filters and penalties, and it would fill every gap from
+    them.
+
+    Args:
+        target: the model.
+        drafter: the assistant model; None generates without.
+        draft_len: γ.
+        stop_ids: tokens that end the output; empty goes on to the end.
+        name: of the method.
+
+    Raises:
+        InputError: the two heads are not equally wide, which `generate` cannot verify.
+    """
+
+    def __init__(
+        self,
+        target: LanguageModel,
+        drafter: LanguageModel | None,
+        *,
+        draft_len: int,
+        stop_ids: frozenset[int],
+        name: str,
+    ) -> None:
+        if drafter is not None and drafter.n_rows != target.n_rows:
+            raise InputError(
+                "transformers cannot use this drafter: it wants two heads of one width",
+                got=f"{target.n_rows} rows (target) and {drafter.n_rows} rows (drafter)",
+                expected="the same number of rows",
+                next_step=f"leave {name} out of --baselines; outlex's own loop takes such pairs",
+            )
+        self._target: Any = target.model
+        self._drafter: Any = None if drafter is None else drafter.model
+        self._draft_len = draft_len
+        self._stop_ids = sorted(stop_ids)
+        self._device = target.device
+        assistant = "" if drafter is None else f", {draft_len} draft tokens from {drafter.name}"
+        self.info = MethodInfo(
+            name=name,
+            description=f"transformers' generate{assistant}",
+            n_draft=None if drafter is None else drafter.n_rows,
+        )
+
+    def run(self, prompt_ids: list[int], params: SamplingParams, *, max_new_tokens: int, seed: int) -> Run:
+        """Generate once. transformers draws from torch's global generators: they are put back afterwards."""
+        ids = torch.tensor([prompt_ids], device=self._device)
+        passes = _PassCounter()
+        with self._clean_configs(), _seeded(seed, self._device):
+            out: Tensor = self._target.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=self._generation_config(params, max_new_tokens),
+                streamer=passes,
+                **({} if self._drafter is None else {"assistant_model": self._drafter}),
+            )
+        return Run(token_ids=tuple(out[0, len(prompt_ids) :].tolist()), n_passes=passes.n_passes)
+
+    def _generation_config(self, params: SamplingParams, max_new_tokens: int) -> Any:
+        from transformers import GenerationConfig
+
+        law: dict[str, Any] = {}
+        if not params.greedy:
+            law = {
+                "temperature": float(params.temperature),
+                "top_k": params.top_k,
+                "top_p": float(params.top_p),
+            }
+            if params.min_p:
+                law["min_p"] = params.min_p
+        return GenerationConfig(
+            do_sample=not params.greedy,
+            repetition_penalty=float(params.repetition_penalty),
+            max_new_tokens=max_new_tokens,
+            eos_token_id=self._stop_ids or None,
+            pad_token_id=self._stop_ids[0] if self._stop_ids else 0,
+            **law,
+        )
+
+    @contextmanager
+    def _clean_configs(self) -> Iterator[None]:
+        from transformers import GenerationConfig
+
+        # `generate` reads how to draft from the assistant's own config and from nowhere else
+        drafting = GenerationConfig(
+            num_assistant_tokens=self._draft_len,
+            num_assistant_tokens_schedule="constant",
+            assistant_confidence_threshold=0.0,
+        )
+        with ExitStack() as stack:
+            for model, config in ((self._target, GenerationConfig()), (self._drafter, drafting)):
+                if model is not None:
+                    stack.callback(setattr, model, "generation_config", model.generation_config)
+                    model.generation_config = config
+            yield
+
+
+class _PassCounter:
+    """A streamer: `generate` hands it the prompt, then the new tokens of each target pass."""
+
+    def __init__(self) -> None:
+        self.n_passes = -1
+
+    def put(self, token_ids: Tensor) -> None:
+        del token_ids
+        self.n_passes += 1
+
+    def end(self) -> None:
+        pass
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    devices = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,162 @@
+"""What an artifact directory holds: sizes, origin, fingerprints, and its tokens where the tokenizer is at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from outlex.artifact import read_artifact
+from outlex.cli.options import Machine
+from outlex.cli.output import human_bytes, print_facts, stdout_console
+from outlex.drafters import TrimmedDrafter
+from outlex.errors import ArtifactError
+from outlex.models.cache import cache_root, stamped_sha256
+from outlex.models.catalogue import CATALOGUE
+from outlex.models.gguf import finished_conversion
+from outlex.models.options import resolve_device, resolve_dtype
+from outlex.vocab.must_keep import must_keep
+from outlex.vocab.sub_vocab import SubVocab
+from outlex.vocab.tokenizer_facts import facts_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["describe_artifact", "print_artifact"]
+
+_N_SHOWN = 12
+
+
+def describe_artifact(place: Path, *, target: str | None, machine: Machine) -> dict[str, Any]:
+    """JSON values that describe an artifact.
+
+    Raises:
+        ArtifactError: damaged, or of a kind that this version does not know.
+        MismatchError: it does not fit the target.
+    """
+    artifact = read_artifact(place, kind=None)
+    description: dict[str, Any] = {"kind": artifact.kind, "path": str(place), "written_by": artifact.versions}
+    base_source: str | None = None
+    if artifact.kind == "sub-vocab":
+        vocab = SubVocab.load(place)
+    elif artifact.kind == "trimmed-drafter":
+        trimmed = TrimmedDrafter.load(place)
+        vocab, base_source = trimmed.vocab, trimmed.base_source
+        description["base"] = {
+            "name": trimmed.base_name,
+            "source": trimmed.base_source,
+            "n_rows": trimmed.base_n_rows,
+        }
+        description["head"] = {
+            "n_bytes": trimmed.linear.n_bytes,
+            "hidden_size": trimmed.linear.weight.shape[1],
+            "dtype": str(trimmed.linear.weight.dtype).removeprefix("torch."),
+            "has_bias": trimmed.linear.bias is not None,
+        }
+    else:
+        raise ArtifactError(
+            "This version of outlex does not know this kind of artifact",
+            got=artifact.kind,
+            expected="sub-vocab or trimmed-drafter",
+            next_step="use the version of outlex that wrote it, or a newer one",
+        )
+    description["vocab"] = {
+        "n_draft": vocab.n_draft,
+        "n_target": vocab.n_target,
+        "n_tokenizer": vocab.n_tokenizer,
+        "n_must_keep": len(vocab.must_keep_ids),
+        "fingerprint": vocab.fingerprint,
+        "tokenizer_fingerprint": vocab.tokenizer_fingerprint,
+        "provenance": dict(vocab.provenance),
+    }
+    tokenizer: PreTrainedTokenizerBase | None = None
+    if target is not None:
+        model = machine.load(target)
+        vocab.check_tokenizer(facts_of(model.tokenizer))
+        vocab.with_target_width(model.n_rows)
+        description["target"] = {"name": model.name, "n_rows": model.n_rows, "fits": True}
+        tokenizer = model.tokenizer
+    elif base_source is not None:
+        tokenizer = _local_tokenizer(base_source, machine)
+    description["tokens"] = None if tokenizer is None else _tokens(vocab, tokenizer)
+    return description
+
+
+def _tokens(vocab: SubVocab, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    ids = vocab.draft_to_target.tolist()
+    kept, policy = set(ids), must_keep(facts_of(tokenizer))
+
+    def spell(some: list[int]) -> list[str]:
+        return [tokenizer.decode([token_id]) for token_id in some]
+
+    return {
+        "hottest": spell(ids[:_N_SHOWN]),
+        "coldest": spell(ids[-_N_SHOWN:]),
+        "must_keep": {
+            reason: {"n_kept": len(kept.intersection(wanted)), "n": len(wanted)}
+            for reason, wanted in policy.reasons.items()
+            if wanted
+        },
+    }
+
+
+def _local_tokenizer(source: str, machine: Machine) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a model that is on this machine; None rather than fetch or convert anything."""
+    from transformers import AutoTokenizer
+
+    device = resolve_device(machine.device)
+    dtype = resolve_dtype(machine.dtype, device=device)
+    root, place = cache_root(), Path(source)
+    found: Path | str | None = source
+    if source in CATALOGUE:
+        entry = CATALOGUE[source]
+        converted = finished_conversion(
+            source, sha256=entry.gguf_sha256, out_dir=root / "converted", dtype=dtype
+        )
+        found = converted or entry.hub_id
+    elif place.suffix == ".gguf" and place.is_file():
+        sha256 = stamped_sha256(place, root=root)
+        found = finished_conversion(place.stem, sha256=sha256, out_dir=root / "converted", dtype=dtype)
+    if found is None:
+        return None
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            found, local_files_only=True, trust_remote_code=False
+        )
+    except Exception:  # whatever is wrong with it, the tokens are only left out of the description
+        return None
+    return tokenizer
+
+
+def print_artifact(description: dict[str, Any]) -> None:
+    """The same for people."""
+    vocab, base, head = description["vocab"], description.get("base"), description.get("head")
+    facts = {
+        "kind": description["kind"],
+        "rows": f"{vocab['n_draft']:,} for a target of {vocab['n_target']:,} rows"
+        f" ({vocab['n_tokenizer']:,} tokenizer entries), {vocab['n_must_keep']} of them must-keep",
+    }
+    if base is not None and head is not None:
+        facts["base drafter"] = f"{base['name']} ({base['source']}), head of {base['n_rows']:,} rows"
+        facts["head"] = f"{human_bytes(head['n_bytes'])}, {head['dtype']}, {head['hidden_size']} wide"
+    facts["fingerprint"] = vocab["fingerprint"]
+    facts["tokenizer"] = vocab["tokenizer_fingerprint"]
+    for name, value in vocab["provenance"].items():
+        facts[f"from: {name}"] = (
+            ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        )
+    facts["written by"] = ", ".join(
+        f"{name} {version}" for name, version in description["written_by"].items()
+    )
+    if "target" in description:
+        target = description["target"]
+        facts["fits target"] = f"yes: {target['name']}, {target['n_rows']:,} rows"
+    tokens = description["tokens"]
+    if tokens is None:
+        facts["tokens"] = "not shown: no tokenizer at hand; give --target MODEL"
+    else:
+        facts["hottest"] = " ".join(map(repr, tokens["hottest"]))
+        facts["coldest"] = " ".join(map(repr, tokens["coldest"]))
+        facts["must-keep"] = ", ".join(
+            f"{reason} {count['n_kept']} of {count['n']}" for reason, count in tokens["must_keep"].items()
+        )
+    print_facts(stdout_console(), facts)
