@@ -87,7 +87,8 @@ def inverse_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
         uniforms: numbers in [0, 1) [n], float64.
 
     Returns:
-        Indices [n], int64, on the device of `probs`.
+        Indices [n], int64, on the device of `probs`. A row of NaN gives some index: nothing here waits for the device
+        to look, `verify` does.
     """
     n, m = probs.shape
     n_blocks = -(-m // _BLOCK)
@@ -98,7 +99,7 @@ def inverse_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
     block, rest = _invert(running, uniforms.unsqueeze(-1) * running[:, -1:])
     inside = blocks.gather(1, block.unsqueeze(-1).expand(n, 1, _BLOCK)).squeeze(1).double().cumsum(-1)
     index, _ = _invert(inside, rest)
-    return (block * _BLOCK + index).squeeze(-1)
+    return (block * _BLOCK + index).squeeze(-1).clamp_max(m - 1)  # past the end only in a row of NaN
 
 
 def _invert(running: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,6 +107,6 @@ def _invert(running: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     index = torch.searchsorted(running, level, right=True)
     # rounding may put the level at or past the total: then take the last entry that has any mass
     last = torch.searchsorted(running, running[:, -1:].contiguous())
-    index = torch.minimum(index, last)
+    index = torch.minimum(index, last).clamp_max(running.shape[-1] - 1)  # NaN sorts past the end
     before = torch.where(index > 0, running.gather(1, (index - 1).clamp_min(0)), running.new_zeros(()))
     return index, level - before

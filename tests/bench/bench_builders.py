@@ -1,4 +1,4 @@
-"""Models of a few kilobytes, rows made by hand, and methods that only pretend, for the tests of the benchmark."""
+"""Models of a few kilobytes, rows made by hand, and methods that only pretend."""
 
 from __future__ import annotations
 
@@ -135,7 +135,11 @@ def result_of(rows: list[Row], *, draft_len: int = 4) -> BenchResult:
             "date_utc": "2026-01-01T00:00:00+00:00",
             "versions": {"torch": "2", "transformers": "5", "outlex": "0.1"},
         },
-        models={"target": model, "drafter": {**model, "source": "small", "n_bytes": 5 * 10**8}, "trimmed": []},
+        models={
+            "target": model,
+            "drafter": {**model, "source": "small", "n_bytes": 5 * 10**8},
+            "trimmed": [],
+        },
         memory={"peak_rss": 2 * 10**9, "anonymous": None, "peak_device": None},
         methods=tuple(
             MethodInfo(name=name, description=name, draft_bytes=100, target_bytes=400)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from outlex.errors import InputError
+
 __all__ = ["MethodInfo", "Row", "Run"]
 
 
@@ -74,6 +76,9 @@ class Row(Run):
         order: when it was this method's turn among the methods, from 0.
         seed: of this run.
         wall_s: seconds from call to return, `paused_s` taken off.
+
+    Raises:
+        InputError: no token, or no time.
     """
 
     method: str
@@ -85,3 +90,12 @@ class Row(Run):
     order: int
     seed: int
     wall_s: float
+
+    def __post_init__(self) -> None:
+        if not self.token_ids or not self.wall_s > 0:
+            raise InputError(
+                f"A run of {self.method} on prompt {self.prompt_id!r} cannot be right",
+                got=f"{self.n_tokens} tokens in {self.wall_s} s",
+                expected="at least one token, and a positive time",
+                next_step="report it, with the command that was run",
+            )

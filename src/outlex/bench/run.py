@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 
 import torch
 
@@ -97,51 +98,44 @@ def measure(
         now: seconds, after waiting for the device.
         on_progress: see `run_bench`.
     """
-    n_cells = len(prompts) * len(config.temperatures) * config.repeats
-    n_total, n_done = (n_cells + 1) * len(methods), 0
+    settings = list(product(config.temperatures, range(config.repeats)))
+    n_total, n_done = (len(prompts) * len(settings) + 1) * len(methods), 0
     for method in methods:
         on_progress(n_done, n_total, f"warm-up: {method.info.name}")
+        n_new = min(_WARM_UP_TOKENS, config.max_new_tokens)
         method.run(
-            prompts[0][1],
-            config.params(config.temperatures[0]),
-            max_new_tokens=min(_WARM_UP_TOKENS, config.max_new_tokens),
-            seed=config.seed,
+            prompts[0][1], config.params(config.temperatures[0]), max_new_tokens=n_new, seed=config.seed
         )
         n_done += 1
-    cell = 0
+    first = 0
     for index, (record, prompt_ids) in enumerate(prompts):
         rows = []
-        for temperature in config.temperatures:
-            for repeat in range(config.repeats):
-                first = cell % len(methods)
-                cell += 1
-                for order, method in enumerate([*methods[first:], *methods[:first]]):
-                    on_progress(n_done, n_total, f"{record.id}, T = {temperature:g}: {method.info.name}")
-                    seed = config.seed + _SEED_STRIDE * index + repeat
-                    gc.collect()  # or one method pays for what another has left behind
-                    start = now()
-                    run = method.run(
-                        prompt_ids,
-                        config.params(temperature),
-                        max_new_tokens=config.max_new_tokens,
+        for temperature, repeat in settings:
+            gc.collect()  # not inside somebody's run
+            for order, method in enumerate([*methods[first:], *methods[:first]]):
+                on_progress(n_done, n_total, f"{record.id}, T = {temperature:g}: {method.info.name}")
+                seed = config.seed + _SEED_STRIDE * index + repeat
+                start = now()
+                run = method.run(
+                    prompt_ids, config.params(temperature), max_new_tokens=config.max_new_tokens, seed=seed
+                )
+                wall_s = now() - start - run.paused_s
+                rows.append(
+                    Row(
+                        **vars(run),
+                        prompt_id=record.id,
+                        domain=record.domain,
+                        n_prompt=len(prompt_ids),
+                        method=method.info.name,
+                        temperature=temperature,
+                        repeat=repeat,
+                        order=order,
                         seed=seed,
+                        wall_s=wall_s,
                     )
-                    wall_s = now() - start - run.paused_s
-                    rows.append(
-                        Row(
-                            **vars(run),
-                            method=method.info.name,
-                            prompt_id=record.id,
-                            domain=record.domain,
-                            n_prompt=len(prompt_ids),
-                            temperature=temperature,
-                            repeat=repeat,
-                            order=order,
-                            seed=seed,
-                            wall_s=wall_s,
-                        )
-                    )
-                    n_done += 1
+                )
+                n_done += 1
+            first = (first + 1) % len(methods)
         yield rows
     on_progress(n_done, n_total, "done")
 

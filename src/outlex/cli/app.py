@@ -19,10 +19,10 @@ from outlex.cli.output import say
 __all__ = ["app", "main"]
 
 _EPILOG = (
-    "Exit codes: 0 all went well; 1 a model, a file, the network or the machine would not do; 2 the command"
-    " line, a prompt or a size cannot be used; 130 stopped with Ctrl-C.\n\n"
-    "Results go to stdout, everything else to stderr. OUTLEX_DEBUG=1 is the same as --debug. Models are cached"
-    " in OUTLEX_CACHE, or ~/.cache/outlex if it is not set."
+    "Exit codes: 0 all went well; 1 a model, a file, the network or the machine would not do; 2 the"
+    " command line, a prompt or a size cannot be used; 130 stopped with Ctrl-C.\n\n"
+    "Results go to stdout, everything else to stderr. OUTLEX_DEBUG=1 is the same as --debug. Models are"
+    " cached in OUTLEX_CACHE, or ~/.cache/outlex if it is not set."
 )
 
 
@@ -34,7 +34,7 @@ class _Group(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()  # a full disk shows here, while it can still be told
         except KeyboardInterrupt:
-            say("interrupted", style="yellow")
+            say("\ninterrupted", style="yellow")  # below what the terminal echoed
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:  # `outlex ... | head`: the reader has seen enough
             silence_stdout()
@@ -82,7 +82,7 @@ def _options(
 
 
 def _help(command: Callable[..., None]) -> str:
-    """The docstring of a command with its paragraphs unfolded, so that they fill the terminal; examples stay."""
+    """The docstring of a command, its paragraphs unfolded so that they fill the terminal; examples stay."""
     paragraphs = cleandoc(command.__doc__ or "").split("\n\n")
     return "\n\n".join(p if p.startswith("\b") else p.replace("\n", " ") for p in paragraphs)
 

@@ -96,8 +96,8 @@ def bench(
 ) -> None:
     """Measure speed and acceptance of several methods on the same prompts.
 
-    All methods run in turn on each prompt. The table is made from the JSON file: `outlex inspect FILE` shows it
-    again.
+    All methods take turns on each prompt. The table is made from the JSON file: `outlex inspect FILE` shows
+    it again.
 
     \b
     Example:

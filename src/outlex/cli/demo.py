@@ -14,6 +14,7 @@ from outlex.cli.progress import Ticker
 from outlex.cli.results import bench_json
 
 if TYPE_CHECKING:
+    from outlex.bench import BenchResult
     from outlex.demo import DemoResult
 
 __all__ = ["demo"]
@@ -34,8 +35,8 @@ def demo(
         Pair,
         typer.Option(
             "--pair",
-            help="qwen: Qwen2.5-Coder 1.5B with its 0.5B sibling as drafter (1.6 GB to fetch). smol: a 98 MB model that"
-            " drafts for itself; it shows that everything works, not a gain.",
+            help="qwen: Qwen2.5-Coder 1.5B with its 0.5B sibling as drafter, 1.6 GB to fetch. smol: a model"
+            " of 98 MB that drafts for itself; it shows that everything works, not a gain.",
         ),
     ] = Pair.qwen,
     quick: Annotated[
@@ -56,8 +57,8 @@ def demo(
 ) -> None:
     """Decode a few prompts with a real pair, with and without a trimmed head, and compare.
 
-    Fetches the models once. Four methods take turns on every prompt, greedy and at temperature 1: the target alone,
-    with the whole drafter, with the trimmed drafter, and the assisted generation of transformers.
+    Fetches the models once. Four methods take turns on every prompt, greedy and at temperature 1: the target
+    alone, with the whole drafter, with the trimmed drafter, and the assisted generation of transformers.
 
     \b
     Example:
@@ -80,7 +81,7 @@ def demo(
     )
     say(f"{machine.n_threads} threads; decoding stops after about {config.budget_s:.0f} s", style="dim")
     with Ticker() as ticker:
-        result = run_demo(config, on_note=say, on_progress=ticker.of_time)
+        result = run_demo(config, on_note=say, on_elapsed=ticker.of_time)
     commands = _next_commands(result, target, drafter)
     if as_json:
         emit_json(_as_json(result, commands))
@@ -108,8 +109,10 @@ def _next_commands(result: DemoResult, target: str, drafter: str) -> dict[str, s
             ]
         ),
         "compare the two, with more prompts and tokens": copyable(
-            ["bench", *pair, "--trimmed", trimmed, "--trimmed", str(other)]
-            + ["--prompts", str(result.prompts), "-o", "result.json"]
+            [
+                *("bench", *pair, "--trimmed", trimmed, "--trimmed", str(other)),
+                *("--prompts", str(result.prompts), "-o", "result.json"),
+            ]
         ),
     }
 
@@ -128,6 +131,25 @@ def _as_json(result: DemoResult, commands: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def _in_short(bench: BenchResult) -> dict[str, str]:
+    """The trimmed drafter's speed in two ratios a temperature, and what greedy decoding proves about the text."""
+    facts = {}
+    for summary in bench.summary:
+        alone, whole = summary.speedup_over("ar"), summary.speedup_over("untrimmed")
+        if alone is not None and whole is not None and summary.method.startswith("trimmed-"):
+            facts[f"trimmed, T = {summary.temperature:g}"] = (
+                f"{summary.tokens_per_s:.2f} tokens/s: {alone.totals:.2f} × the target alone,"
+                f" {whole.totals:.2f} × the whole drafter"
+            )
+    same = [
+        f"{summary.method} {summary.n_same_as_ar} of {summary.n_runs}"
+        for summary in bench.summary
+        if summary.n_same_as_ar is not None and summary.method != "ar"
+    ]
+    facts["same text, T = 0"] = f"prompts with the target's own tokens, one for one: {', '.join(same)}"
+    return facts
+
+
 def _print(result: DemoResult, commands: dict[str, str]) -> None:
     from outlex.bench.table import renderable
 
@@ -139,6 +161,7 @@ def _print(result: DemoResult, commands: dict[str, str]) -> None:
     print_facts(
         console,
         {
+            **_in_short(result.bench),
             "draft vocabulary": f"{result.n_draft:,} of {result.n_full:,} rows;"
             f" {result.coverage:.3f} of the tokens that the target wrote are in it",
             "time": f"{human_duration(total)} ({parts})",

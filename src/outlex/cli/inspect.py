@@ -15,8 +15,8 @@ from outlex.errors import ArtifactError, InputError
 __all__ = ["inspect"]
 
 _RECOGNISED = (
-    "a directory of `outlex trim` (or a sub-vocabulary), a JSON result of `outlex bench` or `outlex demo`, a model"
-    " directory, a .gguf file, a catalogue name or a Hub id"
+    "a directory of `outlex trim` (or a sub-vocabulary), a JSON result of `outlex bench` or `outlex demo`,"
+    " a model directory, a .gguf file, a catalogue name or a Hub id"
 )
 
 
@@ -105,7 +105,10 @@ def _bench(config: InspectConfig, place: Path, *, as_json: bool) -> None:
         result = BenchResult.load(place)
     except ArtifactError as error:
         raise ArtifactError(
-            error.what, got=error.got, expected=_RECOGNISED, next_step=error.next_step
+            error.what,
+            got=error.got,
+            expected=_RECOGNISED,
+            next_step=f"{error.next_step}; a token list goes to outlex trim --tokens",
         ) from error
     if as_json:
         emit_json(bench_json(result))

@@ -1,4 +1,4 @@
-"""What an artifact directory holds: sizes, origin, fingerprints, and its tokens where the tokenizer is at hand."""
+"""What an artifact directory holds: sizes, origin, fingerprints, tokens where a tokenizer is at hand."""
 
 from __future__ import annotations
 
@@ -82,15 +82,16 @@ def describe_artifact(place: Path, *, target: str | None, machine: Machine) -> d
 
 
 def _tokens(vocab: SubVocab, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    ids = vocab.draft_to_target.tolist()
-    kept, policy = set(ids), must_keep(facts_of(tokenizer))
+    kept, policy = set(vocab.draft_to_target.tolist()), must_keep(facts_of(tokenizer))
+    always = set(vocab.must_keep_ids)
+    ranked = [token_id for token_id in vocab.draft_to_target.tolist() if token_id not in always]
 
     def spell(some: list[int]) -> list[str]:
         return [tokenizer.decode([token_id]) for token_id in some]
 
     return {
-        "hottest": spell(ids[:_N_SHOWN]),
-        "coldest": spell(ids[-_N_SHOWN:]),
+        "hottest": spell(ranked[:_N_SHOWN]),
+        "coldest": spell(ranked[-_N_SHOWN:]),
         "must_keep": {
             reason: {"n_kept": len(kept.intersection(wanted)), "n": len(wanted)}
             for reason, wanted in policy.reasons.items()

@@ -13,7 +13,7 @@ from outlex.vocab.tokenizer_facts import check_same_tokenizer, facts_of
 __all__ = ["describe_model", "print_model"]
 
 _EXAMPLE_ROWS = 16_384
-_SMALL_SHARE = 0.1  # below this share a head that costs nothing saves less than a tenth of a draft step
+_SMALL_SAVING = 0.05  # acceptance lost by a static list of this size is seldom less
 
 
 def describe_model(source: str, *, target: str | None, machine: Machine) -> dict[str, Any]:
@@ -62,16 +62,17 @@ def describe_model(source: str, *, target: str | None, machine: Machine) -> dict
 
 def print_model(description: dict[str, Any]) -> None:
     """The same for people."""
-    d, trimmed, share = description, description["trimmed"], description["head_share"]
-    saved = 1 - trimmed["step_bytes"] / d["step_bytes"]
+    d, trimmed = description, description["trimmed"]
+    place = "tied to" if d["tied"] else "apart from"
+    chat = "with" if d["has_chat_template"] else "no"
+    size = f"{human_bytes(d['n_bytes'])} in {d['machine']['dtype']}"
     facts = {
-        "model": f"{d['name']} ({d['source']}), {d['type']}, {human_bytes(d['n_bytes'])} in {d['machine']['dtype']}",
-        "vocabulary": f"{d['n_rows']:,} rows, {d['n_tokenizer']:,} tokenizer entries, {d['n_must_keep']} must-keep",
-        "context": f"{d['max_length']:,} tokens, {'with' if d['has_chat_template'] else 'no'} chat template,"
-        f" stops at {' '.join(d['stop_tokens'])}",
-        "LM head": f"{human_bytes(d['head_bytes'])}, {d['hidden_size']} wide, {'tied to' if d['tied'] else 'apart from'}"
-        " the input embeddings",
-        "one step": f"reads {human_bytes(d['step_bytes'])}, of which the head is {share:.2f}",
+        "model": f"{d['name']} ({d['source']}), {d['type']}, {size}",
+        "vocabulary": f"{d['n_rows']:,} rows, {d['n_tokenizer']:,} tokenizer entries,"
+        f" {d['n_must_keep']} must-keep",
+        "context": f"{d['max_length']:,} tokens, {chat} chat template, stops at {' '.join(d['stop_tokens'])}",
+        "LM head": f"{human_bytes(d['head_bytes'])}, {d['hidden_size']} wide, {place} the input embeddings",
+        "one step": f"reads {human_bytes(d['step_bytes'])}, {d['head_share']:.2f} of it for the head",
         "tokenizer": d["tokenizer_fingerprint"],
     }
     if "target" in d:
@@ -79,15 +80,15 @@ def print_model(description: dict[str, Any]) -> None:
         facts["fits target"] = f"yes: {target['name']}, {target['n_shared']:,} shared tokens"
     console = stdout_console()
     print_facts(console, facts)
-    rows = f"{trimmed['n_draft']:,} rows"
-    if share < _SMALL_SHARE:
-        verdict = (
-            f"As a drafter it gains little from a trimmed head: {rows} read {saved:.2f} fewer bytes a step."
-        )
+    saved = 1 - trimmed["step_bytes"] / d["step_bytes"]
+    verdict = (
+        f"As a drafter, a head of {trimmed['n_draft']:,} rows would save {saved:.2f} of the bytes of a step"
+    )
+    if saved < _SMALL_SAVING:
+        verdict += ": little to gain."
     else:
-        verdict = (
-            f"As a drafter, a head of {rows} reads {saved:.2f} fewer bytes a step, so a draft step that is bound by"
-            f" memory is up to {1 / (1 - saved):.2f} times as fast. It pays if less than that is lost in acceptance:"
-            " measure it with outlex bench."
+        verdict += (
+            f", so a step bound by memory would be up to {1 / (1 - saved):.2f} times as fast."
+            " Whether that outweighs the acceptance it loses, outlex bench measures."
         )
     console.print(f"\n{verdict}", markup=False)

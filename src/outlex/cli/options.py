@@ -21,7 +21,6 @@ __all__ = [
     "JsonOption",
     "Machine",
     "ThreadsOption",
-    "TrimmedOption",
 ]
 
 MODEL_HELP = "a catalogue name (qwen15, qwen05, smol135, gemma270), a directory, a .gguf file or a Hub id"

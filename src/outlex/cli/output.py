@@ -50,7 +50,7 @@ def say(line: str, *, style: str = "") -> None:
 
 
 def emit_json(value: Any) -> None:
-    """One JSON document on stdout, ASCII only, so that it parses in every locale. NaN and infinities become null."""
+    """One JSON document on stdout; ASCII, so that it parses in every locale. NaN and infinity become null."""
     sys.stdout.write(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
 
 

@@ -118,7 +118,7 @@ def _run(config: TrimConfig) -> dict[str, Any]:
     ranking = read_ranking(config.tokens, n_tokenizer=facts.n_entries)
     full = output_head(drafter)
     n_target, stop_ids = full.n_rows, drafter.stop_ids
-    if config.target is not None:
+    if config.target is not None and config.target != config.drafter:
         n_target, target_stop_ids = _read_target(config.target, config.machine, facts)
         stop_ids |= target_stop_ids
     kept = must_keep(
@@ -149,7 +149,7 @@ def _read_target(source: str, machine: Machine, facts: TokenizerFacts) -> tuple[
 
 
 def _token_id(word: str, drafter: LanguageModel) -> int:
-    """The id of `--keep WORD`: a number is an id; else a token as the tokenizer writes it, or text that is one token."""
+    """A number is an id; anything else is a token as the tokenizer writes it, or text that is one token."""
     if word.isdecimal():
         return int(word)
     piece_id = drafter.tokenizer.get_vocab().get(word)

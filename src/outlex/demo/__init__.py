@@ -1,5 +1,6 @@
-"""The demo: a real pair decodes losslessly, with and without a trimmed vocabulary, and the numbers are shown."""
+"""The demo: a real pair decodes losslessly, with and without a trimmed head, and the numbers are shown."""
 
-from outlex.demo.run import PAIRS, DemoConfig, DemoResult, run_demo
+from outlex.demo.config import PAIRS, DemoConfig, DemoResult
+from outlex.demo.run import run_demo
 
 __all__ = ["PAIRS", "DemoConfig", "DemoResult", "run_demo"]

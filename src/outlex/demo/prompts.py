@@ -1,10 +1,11 @@
-"""The demo's own prompts: the kinds of work an assistant gets, the ones that suit a small draft vocabulary and not."""
+"""The demo's own prompts: kinds of work that suit a small draft vocabulary and kinds that do not."""
 
 from __future__ import annotations
 
 __all__ = ["PROMPTS"]
 
-# Order matters: a run that is out of time has seen the first ones only, so neighbours differ in kind.
+# (domain, text). The order matters: a run that is out of time has seen the first ones only, so neighbours
+# differ in kind.
 PROMPTS: tuple[tuple[str, str], ...] = (
     (
         "code",
@@ -27,14 +28,15 @@ PROMPTS: tuple[tuple[str, str], ...] = (
     ),
     (
         "summary",
-        "Summarise in two sentences: The town's old mill stood empty for thirty years. In spring a group of"
-        " neighbours cleared the wheel, borrowed a millwright's notes from the museum and ground the first flour"
-        " in June. The bakery buys all of it. The water rights, however, belong to a power company whose lease"
-        " ends next year, and nobody knows yet whether it will renew the permission to use the stream.",
+        "Summarise in two sentences: The town's old mill stood empty for thirty years. In spring a group"
+        " of neighbours cleared the wheel, borrowed a millwright's notes from the museum and ground the"
+        " first flour in June. The bakery buys all of it. The water rights, however, belong to a power"
+        " company whose lease ends next year, and nobody knows yet whether it will let them use the stream.",
     ),
     (
         "code",
-        "This JavaScript prints 5 five times: `for (var i = 0; i < 5; i++) setTimeout(() => console.log(i), 10)`."
+        "This JavaScript prints 5 five times:"
+        " `for (var i = 0; i < 5; i++) setTimeout(() => console.log(i), 10)`."
         " Say why and give two ways to print 0 to 4.",
     ),
     (
@@ -43,6 +45,7 @@ PROMPTS: tuple[tuple[str, str], ...] = (
     ),
     (
         "table",
-        "Compare a bicycle, a scooter and a bus pass for a 6 km commute in a small table: cost a month, time, rain.",
+        "Compare a bicycle, a scooter and a bus pass for a 6 km commute in a small table:"
+        " cost a month, time, rain.",
     ),
 )

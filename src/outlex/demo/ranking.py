@@ -1,15 +1,15 @@
 """Which tokens are needed most, from nothing but the tokenizer and the Python installation.
 
-Three sources were compared on assistant-like text at 16,384 rows (Qwen2.5's tokenizer; share of the tokens that the
-rows cover: answers to grade-school maths, code, chat prompts):
+Compared at 16,384 rows with Qwen2.5's tokenizer; the share of tokens that the rows cover in answers to
+grade-school maths, in code, and in chat prompts:
 
-    the tokenizer's own order      .947  .927  .841    merges are made most frequent first, on a huge corpus
-    counts of docstrings           .907  .936  .791    half a million tokens of one kind of text: too few, too narrow
-    both, as below                 .955  .939  .870
+    the tokenizer's own order    .947  .927  .841   merges come most frequent first, from a huge corpus
+    counts of docstrings         .906  .936  .798   half a million tokens of one kind: too few, too narrow
+    both, as below               .954  .940  .870
 
-The counts pull up what code and prose about it need. The tokenizer's order is the order of web text and code with all
-its capitals, fragments and identifiers, so a plain word after a space (" river") is ranked as if it were twice as
-frequent. A list made from the target's own answers is better than any of this.
+The counts pull up what code and prose about it need. The tokenizer's order is that of web text and code, with
+all its capitals, fragments and identifiers, so a plain word after a space (" river") is ranked as if it were
+twice as frequent. A list from the target's own answers is better than any of these.
 """
 
 from __future__ import annotations
@@ -35,34 +35,36 @@ _DOCSTRING = re.compile(r'"""(.+?)"""', re.DOTALL)
 _WORD = re.compile(rb" [A-Za-z][a-z]+")
 _WORD_FACTOR = 2.0
 _COUNT_POWER = 0.25
-_FIRST_IDS = (
-    1000  # flattens the order at its beginning: single bytes and short pieces, not the most frequent tokens
-)
-_MAX_CHARS = 4_000_000  # the whole standard library holds about 2 million; a bound for unusual installations
+_FLAT_IDS = 1000  # ids below it are single bytes and short pieces, not the most frequent tokens
+_MAX_CHARS = 4_000_000  # the standard library has about 2 million; a bound for unusual installations
 
 
 def prior_ranking(tokenizer: PreTrainedTokenizerBase, facts: TokenizerFacts) -> tuple[Tensor, dict[str, Any]]:
-    """Rank every token.
+    """Rank every token by (1 + count)^¼ / (1000 + id), twice that for words.
 
     Returns:
-        Ids int64, hottest first, those that have a piece; and the provenance, a JSON object.
+        Ids int64, hottest first, all that have a piece; and the provenance, a JSON object.
     """
     counts = count_tokens(docstrings(), tokenizer, n_tokenizer=facts.n_entries)
+    score = (counts + 1).double() ** _COUNT_POWER / (torch.arange(facts.n_entries) + _FLAT_IDS)
     words = [bool(data and _WORD.fullmatch(data)) for data in piece_bytes(facts)]
-    score = (counts + 1).double() ** _COUNT_POWER / (torch.arange(facts.n_entries) + _FIRST_IDS)
     score[torch.tensor(words)] *= _WORD_FACTOR
-    score[torch.tensor([piece is None for piece in facts.pieces])] = 0
-    ids = torch.sort(score, descending=True, stable=True).indices[: int((score > 0).sum())]
+    has_piece = torch.tensor([piece is not None for piece in facts.pieces])
+    order = torch.sort(score, descending=True, stable=True).indices
     provenance = {
         "source": "outlex demo",
-        "method": "tokenizer order, words after a space, counts of the standard library's docstrings",
+        "method": "the tokenizer's order, words after a space, docstrings of the standard library",
         "n_counted": int(counts.sum()),
     }
-    return ids, provenance
+    return order[has_piece[order]], provenance
 
 
 def docstrings(folder: Path | None = None) -> Iterator[str]:
-    """Text between triple quotes in the standard library's modules, its tests left out; each file once, sorted."""
+    """Texts between triple quotes in the modules of the standard library, without its tests.
+
+    Args:
+        folder: looked at instead, with its subfolders.
+    """
     folder = folder or Path(sysconfig.get_path("stdlib"))
     left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
     n_chars = 0

@@ -2,7 +2,8 @@
 else.
 
 It writes one JSON object a line to stdout: `{"stage": TEXT}` when a stage begins, `{"error": {...}}` for a
-failure with the fields of an `OutlexError`. Whatever the libraries print goes to stderr.
+failure with the fields of an `OutlexError`. Whatever the libraries print goes to stderr, which is only shown if the
+process dies.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import json
 import os
 import shutil
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,6 @@ def convert(path: Path, *, out: Path, dtype: torch.dtype, on_stage: Callable[[st
     _check_one_file(path, header=header)
     # the copy without tokenizer lies beside the result for a while
     _check_space(out, n_bytes=header.n_weights * dtype.itemsize + path.stat().st_size)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    warnings.simplefilter("ignore")
     try:
         on_stage("building the tokenizer")
         warning = _convert_tokenizer(path, out=out, header=header)

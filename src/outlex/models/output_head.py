@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["output_head"]
 
 _PROBE_IDS = (1, 2, 3, 5)
+_proven: WeakKeyDictionary[LanguageModel, LinearHead] = WeakKeyDictionary()
 
 
-@torch.inference_mode()
 def output_head(loaded: LanguageModel) -> LinearHead:
     """The LM head of a model: tied or not, with bias, scale and softcap.
 
@@ -29,6 +30,13 @@ def output_head(loaded: LanguageModel) -> LinearHead:
     Raises:
         ModelError: no LM head, a quantised head, or logits that the head alone does not explain.
     """
+    if loaded not in _proven:
+        _proven[loaded] = _prove(loaded)
+    return _proven[loaded]
+
+
+@torch.inference_mode()
+def _prove(loaded: LanguageModel) -> LinearHead:
     model: Any = loaded.model
     module = model.get_output_embeddings()
     weight = getattr(module, "weight", None)

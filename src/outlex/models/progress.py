@@ -40,7 +40,7 @@ class Reporter:
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
         self._console = Console(file=sys.stderr, highlight=False)
-        self._has_bars = enabled and self._console.is_terminal
+        self.has_bars = enabled and self._console.is_terminal
 
     def note(self, line: str) -> None:
         """Print one line."""
@@ -51,7 +51,7 @@ class Reporter:
     @contextmanager
     def download(self, label: str, *, n_bytes: int) -> Iterator[Callable[[int], None]]:
         """A bar for `n_bytes`. Yields a function that takes the number of bytes that are there so far."""
-        if not self._has_bars:
+        if not self.has_bars:
             yield self._plain_download(label, n_bytes=n_bytes)
             return
         columns = (
@@ -81,7 +81,7 @@ class Reporter:
     @contextmanager
     def stages(self, label: str) -> Iterator[Callable[[str], None]]:
         """Work of unknown length. Yields a function that takes the name of the stage that begins."""
-        if not self._has_bars:
+        if not self.has_bars:
             yield lambda stage: self.note(f"{label}: {stage}")
             return
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())

@@ -55,7 +55,8 @@ class BodyRunner:
 
     def rollback(self, length: int) -> None:
         """Keep the first `length` tokens. Also where sliding windows drop what has left the window."""
-        self._cache.crop(length - self.length)
+        if self.length:  # sliding windows cannot crop a cache that was never filled
+            self._cache.crop(length - self.length)
         self.length = length
 
     def forward(self, ids: Tensor, *, feature_layers: tuple[int, ...] = ()) -> tuple[Tensor, Tensor | None]:

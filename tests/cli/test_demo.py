@@ -1,0 +1,174 @@
+"""The demo, with a tiny pair: what it leaves behind, how it keeps to its time, and its command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from cli_builders import json_of, run
+
+import outlex.demo
+from outlex.bench import BenchResult
+from outlex.bench.workload import read_prompts
+from outlex.demo import PAIRS, DemoConfig, DemoResult, run_demo
+from outlex.demo.prompts import PROMPTS
+from outlex.demo.ranking import docstrings, prior_ranking
+from outlex.drafters import TrimmedDrafter
+from outlex.errors import InputError, MismatchError
+from outlex.models import load_model
+from outlex.models.catalogue import CATALOGUE
+from outlex.vocab.ranking import read_ranking
+from outlex.vocab.tokenizer_facts import facts_of
+
+
+def config_for(models: Path, cache_dir: Path, *, drafter: str = "drafter", **changes: object) -> DemoConfig:
+    values: dict[str, object] = {
+        "target": str(models / "target"),
+        "drafter": str(models / drafter),
+        "size": 290,
+        "max_new_tokens": 6,
+        "dtype": "float32",
+        "cache_dir": str(cache_dir),
+        "budget_s": 1e-9,
+    }
+    return DemoConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def short_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some texts in place of the standard library, which takes seconds to read."""
+
+    def texts() -> Iterator[str]:
+        yield "the river and the mill"
+
+    monkeypatch.setattr("outlex.demo.ranking.docstrings", texts)
+
+
+def demo_of(config: DemoConfig) -> tuple[DemoResult, list[str], list[tuple[float, float, str]]]:
+    notes: list[str] = []
+    news: list[tuple[float, float, str]] = []
+    result = run_demo(config, on_note=notes.append, on_elapsed=lambda *what: news.append(what))
+    return result, notes, news
+
+
+def test_one_prompt_is_always_finished_by_every_method(models: Path, tmp_path: Path) -> None:
+    result, notes, news = demo_of(config_for(models, tmp_path))
+    runs = {(row.prompt_id, row.temperature, row.method) for row in result.bench.rows}
+    methods = ("ar", "untrimmed", "transformers", "trimmed-290")
+    assert runs == {("demo-1", t, method) for t in (0.0, 1.0) for method in methods}
+    greedy = {row.token_ids for row in result.bench.rows if row.temperature == 0}
+    assert len(greedy) == 1
+    assert result.bench.complete
+    assert 0 <= result.coverage <= 1
+    assert set(result.seconds) == {"models", "vocabulary", "decoding"}
+    assert any("target" in note for note in notes)
+    assert any("trimmed-290" in label for _, _, label in news)
+
+
+def test_prompts_are_added_while_there_is_time(models: Path, tmp_path: Path) -> None:
+    result, _, news = demo_of(config_for(models, tmp_path, budget_s=600.0, temperatures=(0.0,)))
+    assert {row.prompt_id for row in result.bench.rows} == {f"demo-{n}" for n in range(1, len(PROMPTS) + 1)}
+    assert [elapsed for elapsed, _, _ in news] == sorted(elapsed for elapsed, _, _ in news)
+    assert {budget for _, budget, _ in news} == {600.0}
+
+
+def test_what_it_leaves_can_be_used_by_the_commands(models: Path, tmp_path: Path) -> None:
+    result, _, _ = demo_of(config_for(models, tmp_path))
+    assert tmp_path in result.trimmed.parents
+    assert TrimmedDrafter.load(result.trimmed).vocab.n_draft == result.n_draft == 290
+    assert len(read_prompts(result.prompts)) == len(PROMPTS)
+    assert BenchResult.load(result.result).rows == result.bench.rows
+    ranking = read_ranking(result.ranking, n_tokenizer=320)
+    assert sorted(ranking.ids.tolist()) == list(range(320))
+    again, _, _ = demo_of(config_for(models, tmp_path))  # a second run replaces what the first one left
+    assert again.trimmed == result.trimmed
+
+
+def test_a_pair_of_two_tokenizers_is_refused(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match="same tokenizer"):
+        demo_of(config_for(models, tmp_path, drafter="german"))
+
+
+@pytest.mark.parametrize("size", [1, 321])
+def test_sizes_out_of_range_are_refused(models: Path, tmp_path: Path, size: int) -> None:
+    with pytest.raises(InputError, match="choose a --size"):
+        demo_of(config_for(models, tmp_path, size=size))
+
+
+@pytest.mark.parametrize("budget_s", [0.0, -1.0, float("nan")])
+def test_a_budget_must_be_positive(budget_s: float) -> None:
+    with pytest.raises(InputError, match="--budget-s"):
+        DemoConfig(budget_s=budget_s)
+
+
+def test_pairs_are_in_the_catalogue_and_in_the_command() -> None:
+    from outlex.cli.demo import Pair
+
+    assert {name for pair in PAIRS.values() for name in pair} <= set(CATALOGUE)
+    assert [pair.value for pair in Pair] == list(PAIRS)
+
+
+def test_prompts_differ_in_kind_from_their_neighbours() -> None:
+    domains = [domain for domain, _ in PROMPTS]
+    assert all(a != b for a, b in pairwise(domains))
+    assert len({text for _, text in PROMPTS}) == len(PROMPTS) >= 8
+
+
+def test_the_ranking_prefers_counted_tokens_words_and_low_ids(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_model(models / "target", progress=False).tokenizer
+    facts = facts_of(tokenizer)
+    piece = {token: i for i, token in enumerate(facts.pieces)}
+    ids, provenance = prior_ranking(tokenizer, facts)
+    place = {token_id: n for n, token_id in enumerate(ids.tolist())}
+    assert sorted(place) == list(range(facts.n_entries))
+    assert place[piece["Ġriver"]] < place[piece["!"]]  # a word after a space, against a byte of lower id
+    assert place[piece["!"]] < place[piece["~"]]  # neither counted nor a word: the lower id
+    assert provenance["n_counted"] == len(tokenizer("the river and the mill")["input_ids"])
+
+    monkeypatch.setattr("outlex.demo.ranking.docstrings", lambda: ["~~~~~~~~~~~~~~~~~~~~"])
+    counted, _ = prior_ranking(tokenizer, facts)
+    after = {token_id: n for n, token_id in enumerate(counted.tolist())}
+    assert after[piece["~"]] < place[piece["~"]]
+
+
+def test_docstrings_skip_tests_and_other_encodings(tmp_path: Path) -> None:
+    for name, data in {
+        "a.py": b'"""one"""\nx = 1\ndef f():\n    """two\n    lines"""\n',
+        "b.py": b'"""caf\xe9"""\n',
+        "test/c.py": b'"""not this"""\n',
+        "site-packages/d.py": b'"""nor this"""\n',
+        "sub/e.py": b'"""three"""\n',
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    assert list(docstrings(tmp_path)) == ["one", "two\n    lines", "three"]
+
+
+def test_the_standard_library_has_docstrings_enough() -> None:
+    assert 100_000 < sum(map(len, docstrings())) <= 4_000_000
+
+
+def test_the_command_shows_table_verdict_and_next_steps(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outlex.demo, "PAIRS", {"qwen": (str(models / "target"), str(models / "drafter"))})
+    monkeypatch.setenv("OUTLEX_CACHE", str(tmp_path))
+    arguments = ("demo", "--size", 290, "--budget-s", 0.001, "--quick", "--dtype", "float32")
+    result = run(*arguments)
+    assert result.exit_code == 0, result.stderr
+    for needle in ("tokens/s", "trimmed-290", "T = 1", "What to try next", "290 of 330 rows"):
+        assert needle in result.stdout
+    for command in ("outlex generate", "outlex trim", "outlex bench"):
+        assert f"  {command} " in result.stdout
+    assert "warm-up" in result.stderr
+
+    shown = json_of(run(*arguments, "--json"))
+    assert shown["n_draft"] == 290
+    assert shown["bench"]["config"]["max_new_tokens"] == 16
+    assert len(shown["next"]) == 3
+    assert json.loads(Path(shown["ranking"]).read_text(encoding="utf-8"))
