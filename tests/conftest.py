@@ -25,6 +25,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Some tests start processes, and tokenizers would warn about its own threads after each fork.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+pytest_plugins = ["toy_tokenizers"]  # tests/support
+
 REQUIRE_REAL_MODEL = "OUTLEX_REQUIRE_REAL_MODEL"
 
 # The same examples everywhere and every time: a failure in continuous integration can be repeated at a desk.

@@ -117,9 +117,7 @@ STEPS = ("open", "write", "fsync", "replace", "mkdir")
 class _Disk:
     """Stands in for some functions of os: counts their calls and lets one of them fail."""
 
-    def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, *, fail_at: int, error: BaseException, late: bool
-    ) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fail_at: int, error: BaseException, late: bool) -> None:
         self.n_calls = 0
         for step in STEPS:
             monkeypatch.setattr(os, step, self._wrapped(getattr(os, step), fail_at, error, late))
@@ -202,9 +200,7 @@ def test_a_failure_of_the_first_write_leaves_nothing(
     assert fail_at > 10
 
 
-def test_a_refusal_other_than_a_full_disk_says_permissions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_other_than_a_full_disk_says_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = PermissionError(errno.EACCES, "Permission denied")
     _, caught = _write_with_failure(tmp_path / "a", monkeypatch, fail_at=1, error=error, late=False)
     assert "check the permissions" in str(caught)
@@ -338,10 +334,7 @@ def test_damaged_files_are_refused_or_harmless(
         assert "write it again" in str(refusal)
 
 
-@given(
-    st.binary(max_size=60)
-    | st.sampled_from([b"[]", b"{}", b"null", b"[" * 100_000, b"1" * 5000, b'{"a":NaN}'])
-)
+@given(st.binary(max_size=60) | st.sampled_from([b"[]", b"{}", b"null", b"[" * 100_000, b"1" * 5000, b'{"a":NaN}']))
 def test_any_bytes_as_manifest_are_refused(tmp_path_factory: pytest.TempPathFactory, contents: bytes) -> None:
     directory = tmp_path_factory.mktemp("any")
     (directory / "outlex.json").write_bytes(contents)

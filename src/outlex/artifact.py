@@ -70,9 +70,7 @@ def write_artifact(
     blob = _tensor_bytes(tensors)
     digest = hashlib.sha256(blob).hexdigest()
     name = f"tensors-{digest[:12]}.safetensors"
-    manifest = manifest_bytes(
-        kind=kind, config=config, tensors={"bytes": len(blob), "name": name, "sha256": digest}
-    )
+    manifest = manifest_bytes(kind=kind, config=config, tensors={"bytes": len(blob), "name": name, "sha256": digest})
     check_destination(directory, kind=kind)
     made: list[Path] = []
     try:
@@ -235,9 +233,7 @@ def _remove_unreferenced(directory: Path, *, keep: str) -> None:
 
 
 def _refused(what: str, *, got: object = None, expected: object = None) -> ArtifactError:
-    return ArtifactError(
-        what, got=got, expected=expected, next_step="choose another output directory with -o"
-    )
+    return ArtifactError(what, got=got, expected=expected, next_step="choose another output directory with -o")
 
 
 def _disk_error(directory: Path, error: OSError) -> ArtifactError:

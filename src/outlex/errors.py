@@ -36,9 +36,7 @@ class OutlexError(Exception):
         next_step: what the reader can do about it.
     """
 
-    def __init__(
-        self, what: str, *, got: object = None, expected: object = None, next_step: str | None = None
-    ) -> None:
+    def __init__(self, what: str, *, got: object = None, expected: object = None, next_step: str | None = None) -> None:
         self.what = what
         self.got = got
         self.expected = expected

@@ -1,8 +1,8 @@
 """Every metric, defined once. p = target, q̃ = proposal, γ = `draft_len`.
 
-    β  per position    Σ_v min(p_v, q̃_v), the exact probability that a draft is accepted there
-    α  acceptance_rate  mean β, or accepted / tested drafts; drafts after the first rejection are not tested
-    τ  block_efficiency tokens emitted per target pass, recovered or bonus token included: in [1, γ + 1]
+β  per position    Σ_v min(p_v, q̃_v), the exact probability that a draft is accepted there
+α  acceptance_rate  mean β, or accepted / tested drafts; drafts after the first rejection are not tested
+τ  block_efficiency tokens emitted per target pass, recovered or bonus token included: in [1, γ + 1]
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """From logits to the law that is sampled: repetition penalty, temperature, top-k, top-p, min-p, in that order.
 
 The target's law p is *defined* by these transforms; the drafter goes through the same ones, which costs nothing in
-exactness (any q̃ is lossless) and raises acceptance. Temperature 0 is the law with all its mass on the arg-max, so greedy
-decoding needs no code of its own: acceptance, residual and bonus come out right by the same formulas.
+exactness (any q̃ is lossless) and raises acceptance. Temperature 0 is the law with all its mass on the arg-max, so
+greedy decoding needs no code of its own: acceptance, residual and bonus come out right by the same formulas.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _renormalized(probs: Tensor, keep: Tensor) -> Tensor:
 
 
 def _nucleus_floor(probs: Tensor, top_p: float) -> Tensor:
-    """Probability [n, 1] of the least probable token inside the nucleus (tokens that tie with it are inside as well)."""
+    """Probability [n, 1] of the least probable token of the nucleus; tokens that tie with it are inside as well."""
     m = probs.shape[-1]
     if probs.device.type == "cpu" and m > _NUCLEUS_GUESS:
         # a full sort of 150k entries costs ten times the softmax, and the nucleus is nearly always small

@@ -4,8 +4,8 @@ Chen et al., arXiv 2302.01318; Leviathan et al., arXiv 2211.17192. Pure function
 which come from the `Randomness` they are given. Lossless for every q̃ that does not look at p of its own position, as
 long as the same q̃ was used to draw.
 
-Index shift: `target_probs[i]` is the law of the token that draft i stands for, i.e. it was computed from the hidden state
-one position earlier. There is one row more than there are drafts: the last one gives the bonus token.
+Index shift: `target_probs[i]` is the law of the token that draft i stands for, i.e. it was computed from the hidden
+state one position earlier. There is one row more than there are drafts: the last one gives the bonus token.
 """
 
 from __future__ import annotations
@@ -71,13 +71,11 @@ def residual(target_probs: Tensor, proposal_probs: Tensor) -> Tensor:
 
 
 def overlap(target_probs: Tensor, proposal_probs: Tensor) -> Tensor:
-    """β = Σ_v min(p_v, q̃_v), the exact probability that a draft drawn from q̃ is accepted: [n, n_target] twice -> [n]."""
+    """β = Σ_v min(p_v, q̃_v), the exact probability that a draft drawn from q̃ is accepted: two [n, n_target] -> [n]."""
     return torch.minimum(target_probs, proposal_probs).sum(-1, dtype=torch.float64)
 
 
-def verify(
-    target_probs: Tensor, draft_ids: Tensor, laws: Sequence[ProposalLaw], randomness: Randomness
-) -> Verdict:
+def verify(target_probs: Tensor, draft_ids: Tensor, laws: Sequence[ProposalLaw], randomness: Randomness) -> Verdict:
     """Accept a prefix of the drafts and draw the token that follows.
 
     Args:

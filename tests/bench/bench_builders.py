@@ -8,76 +8,14 @@ from functools import cache
 from typing import Any
 
 import torch
+from tiny_models import byte_tokenizer, tiny_pair
 
 from outlex.bench.result import BenchResult
 from outlex.bench.rows import MethodInfo, Row, Run
 from outlex.drafters.trimmed import TrimmedDrafter, trim
-from outlex.models.language_model import LanguageModel
 from outlex.sampling import SamplingParams
 from outlex.vocab.sub_vocab import SubVocab
 from outlex.vocab.tokenizer_facts import facts_of
-
-END = "<|end|>"
-CHAT_TEMPLATE = (
-    "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
-
-
-@cache
-def byte_tokenizer() -> Any:
-    """One token a byte, an end token, and a chat template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
-
-
-def tiny_model(*, name: str, seed: int, n_rows: int = 260, n_layers: int = 2) -> LanguageModel:
-    """A random Llama in float32 whose logits are far enough apart that greedy decoding has no near-ties."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=n_rows,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=n_layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=False,
-        eos_token_id=byte_tokenizer().eos_token_id,
-        bos_token_id=None,
-        pad_token_id=None,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config).eval().requires_grad_(False)
-    model.get_output_embeddings().weight.mul_(15.0)
-    return LanguageModel(
-        model=model,
-        tokenizer=byte_tokenizer(),
-        name=name,
-        source=f"/somewhere/{name}",
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
-
-
-@cache
-def tiny_pair() -> tuple[LanguageModel, LanguageModel]:
-    """A target, and a drafter that agrees with it now and then: the target with one layer less."""
-    target = tiny_model(name="tiny-target", seed=1)
-    drafter = tiny_model(name="tiny-drafter", seed=1, n_layers=1)
-    theirs = dict(target.model.state_dict())
-    drafter.model.load_state_dict({key: theirs[key] for key in drafter.model.state_dict()})
-    return target, drafter
 
 
 @cache

@@ -35,17 +35,13 @@ def test_refuses_what_cannot_be_measured(name: str, value: Any) -> None:
         config(**{name: value})
 
 
-@pytest.mark.parametrize(
-    "changes", [{"temperatures": (-1.0,)}, {"top_p": 0.0}, {"top_k": -1}, {"min_p": 1.0}]
-)
+@pytest.mark.parametrize("changes", [{"temperatures": (-1.0,)}, {"top_p": 0.0}, {"top_k": -1}, {"min_p": 1.0}])
 def test_refuses_sampling_parameters_before_anything_is_loaded(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="sampling parameter"):
         config(**changes)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"baselines": ("untrimmed",)}, {"baselines": (), "trimmed": ("dir",)}, {}]
-)
+@pytest.mark.parametrize("changes", [{"baselines": ("untrimmed",)}, {"baselines": (), "trimmed": ("dir",)}, {}])
 def test_methods_with_a_drafter_need_one(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"need a drafter[\s\S]*give --drafter"):
         config(drafter=None, **changes)

@@ -21,9 +21,7 @@ def test_tells_where_and_with_what(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("KMP_BLOCKTIME", "1")
     monkeypatch.setenv("LD_PRELOAD", "/opt/x/lib/libiomp5.so:/opt/y/other.so")
-    monkeypatch.setattr(
-        sys, "argv", ["/home/someone/bin/outlex", "bench", "--target=/data/big", "-o", "/out/r.json"]
-    )
+    monkeypatch.setattr(sys, "argv", ["/home/someone/bin/outlex", "bench", "--target=/data/big", "-o", "/out/r.json"])
     told = describe_environment(CPU)
     assert told == json.loads(json.dumps(told, allow_nan=False))
     assert told["threads"] == torch.get_num_threads()

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from bench_builders import tiny_model, tiny_pair, tiny_trimmed
+from bench_builders import tiny_trimmed
+from tiny_models import tiny_model, tiny_pair
 
 from outlex.bench import BenchConfig
 from outlex.bench.methods import Method, build_methods, run_of
@@ -114,9 +115,7 @@ def test_the_filters_of_the_benchmark_reach_transformers(name: str) -> None:
     greedy = method.run(PROMPTS[1], GREEDY, max_new_tokens=20, seed=0).token_ids
     for params in (SamplingParams(top_k=1), SamplingParams(top_p=1e-6), SamplingParams(min_p=0.999)):
         assert method.run(PROMPTS[1], params, max_new_tokens=20, seed=0).token_ids == greedy
-    assert (
-        method.run(PROMPTS[1], SamplingParams(temperature=2.0), max_new_tokens=20, seed=0).token_ids != greedy
-    )
+    assert method.run(PROMPTS[1], SamplingParams(temperature=2.0), max_new_tokens=20, seed=0).token_ids != greedy
 
 
 def test_the_sampled_first_token_of_transformers_has_the_targets_law() -> None:
@@ -151,9 +150,7 @@ def test_an_error_of_generate_comes_through_and_the_configs_are_put_back(
 def test_transformers_refuses_heads_of_two_widths() -> None:
     target = tiny_pair()[0]
     wide = tiny_model(name="wide", seed=2, n_rows=300)
-    with pytest.raises(
-        InputError, match=r"260 rows[\s\S]*300 rows[\s\S]*leave transformers out of --baselines"
-    ):
+    with pytest.raises(InputError, match=r"260 rows[\s\S]*300 rows[\s\S]*leave transformers out of --baselines"):
         TransformersMethod(target, wide, draft_len=4, stop_ids=frozenset(), name="transformers")
 
 
@@ -180,13 +177,9 @@ def test_methods_share_the_models() -> None:
         assert decoder.drafter is None or decoder.drafter.head.linear.weight.data_ptr() in pointers
 
 
-def step(
-    token_ids: tuple[int, ...], kind: str, n_drafts: int, betas: tuple[float, ...], time: TimeSplit
-) -> Step:
+def step(token_ids: tuple[int, ...], kind: str, n_drafts: int, betas: tuple[float, ...], time: TimeSplit) -> Step:
     n_accepted = len(token_ids) - (kind != "accepted")
-    block = Block(
-        token_ids=token_ids, kind=kind, draft_ids=(5,) * n_drafts, n_accepted=n_accepted, overlaps=betas
-    )
+    block = Block(token_ids=token_ids, kind=kind, draft_ids=(5,) * n_drafts, n_accepted=n_accepted, overlaps=betas)
     return Step(text="", block=block, time=time, finish_reason=None)
 
 
@@ -196,9 +189,7 @@ def split(draft_s: float, target_s: float) -> TimeSplit:
 
 def test_counts_by_hand() -> None:
     steps = (
-        step(
-            (5, 9), "recovered", 4, (0.5, 0.25), split(100.0, 50.0)
-        ),  # reads the prompt: left out of the medians
+        step((5, 9), "recovered", 4, (0.5, 0.25), split(100.0, 50.0)),  # reads the prompt: left out of the medians
         step((5, 5, 5, 5, 9), "bonus", 4, (1.0, 1.0, 0.75, 1.0), split(8.0, 3.0)),
         step((9,), "recovered", 2, (0.125,), split(2.0, 5.0)),
         step((5, 5), "accepted", 2, (1.0, 1.0), split(12.0, 7.0)),  # cut by a stop token: it drafted 4, not 2

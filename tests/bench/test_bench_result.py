@@ -67,9 +67,7 @@ def test_a_truncated_file_is_an_error(tmp_path: Path, share: float) -> None:
     result_of(ROWS).save(path)
     data = path.read_bytes().rstrip()
     path.write_bytes(data[: math.floor(share * len(data))])
-    with pytest.raises(
-        ArtifactError, match=r"r\.json is not a benchmark result[\s\S]*run the benchmark again"
-    ):
+    with pytest.raises(ArtifactError, match=r"r\.json is not a benchmark result[\s\S]*run the benchmark again"):
         BenchResult.load(path)
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_builders import FakeClock, FakeMethod, tiny_pair, tiny_trimmed
+from bench_builders import FakeClock, FakeMethod, tiny_trimmed
+from tiny_models import tiny_pair
 
 from outlex.bench import BenchConfig, BenchResult, run_bench
 from outlex.bench import run as run_module
@@ -18,9 +19,7 @@ PROMPTS = [(PromptRecord(id=name, domain="d", text=name), [1] * n) for n, name i
 
 
 def config(**changes: Any) -> BenchConfig:
-    return BenchConfig(
-        **{"target": "t", "prompts": "p", "baselines": ("ar",), "max_new_tokens": 12, **changes}
-    )
+    return BenchConfig(**{"target": "t", "prompts": "p", "baselines": ("ar",), "max_new_tokens": 12, **changes})
 
 
 def measured(methods: list[FakeMethod], clock: FakeClock, **changes: Any) -> list[list[Row]]:
@@ -159,9 +158,7 @@ def test_an_error_of_a_method_comes_through_and_finished_prompts_are_kept(
 
 def test_an_error_before_the_first_row_leaves_no_file(tmp_path: Path) -> None:
     made = real_config(tmp_path, max_new_tokens=300)
-    with pytest.raises(
-        InputError, match=r"'p0' leaves no room for 300 new tokens[\s\S]*lower --max-new-tokens"
-    ):
+    with pytest.raises(InputError, match=r"'p0' leaves no room for 300 new tokens[\s\S]*lower --max-new-tokens"):
         run_bench(made, models=tiny_models())
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -190,9 +187,7 @@ def test_an_old_result_is_whole_until_the_new_one_is(tmp_path: Path, monkeypatch
         del prompt_ids
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(
-        run_module, "build_methods", lambda *a, **k: [FakeMethod("a", clock, before=interrupt)]
-    )
+    monkeypatch.setattr(run_module, "build_methods", lambda *a, **k: [FakeMethod("a", clock, before=interrupt)])
     with pytest.raises(KeyboardInterrupt):
         run_bench(made, models=tiny_models())
     assert BenchResult.load(made.output) == old

@@ -15,9 +15,7 @@ from outlex.bench.table import markdown, renderable
 from outlex.bench.verdict import verdicts
 
 
-def drafted(
-    method: str, n_prompts: int, *, wall_s: float, beta: float, step_s: float, **changes: Any
-) -> list[Row]:
+def drafted(method: str, n_prompts: int, *, wall_s: float, beta: float, step_s: float, **changes: Any) -> list[Row]:
     return [
         row(
             method=method,
@@ -75,22 +73,16 @@ def test_says_that_it_loses() -> None:
 
 def test_says_that_the_prompts_do_not_settle_it() -> None:
     trimmed = drafted("trimmed-8", 8, wall_s=0.9, beta=0.8, step_s=0.1)
-    trimmed = [
-        Row(**{**vars(r), "wall_s": r.wall_s * (2.0 if i < 3 else 0.5)}) for i, r in enumerate(trimmed)
-    ]
+    trimmed = [Row(**{**vars(r), "wall_s": r.wall_s * (2.0 if i < 3 else 0.5)}) for i, r in enumerate(trimmed)]
     text = said(result_of([*drafted("untrimmed", 8, wall_s=1.0, beta=0.8, step_s=0.1), *trimmed]))
     assert re.search(r"interval 0\.5\d+ to 2\.2\d+\), which 8 prompts do not settle", text)
 
 
 def test_says_that_totals_and_prompts_disagree() -> None:
     trimmed = drafted("trimmed-8", 12, wall_s=0.9, beta=0.8, step_s=0.1)
-    trimmed = [
-        Row(**{**vars(r), "wall_s": r.wall_s * (9.0 if i == 0 else 1.0)}) for i, r in enumerate(trimmed)
-    ]
+    trimmed = [Row(**{**vars(r), "wall_s": r.wall_s * (9.0 if i == 0 else 1.0)}) for i, r in enumerate(trimmed)]
     text = said(result_of([*drafted("untrimmed", 12, wall_s=1.0, beta=0.8, step_s=0.1), *trimmed]))
-    assert re.search(
-        r"[\d.]+ % slower in total, while most prompts say the opposite \(median prompt × 1\.1", text
-    )
+    assert re.search(r"[\d.]+ % slower in total, while most prompts say the opposite \(median prompt × 1\.1", text)
 
 
 def test_says_that_a_few_prompts_prove_nothing() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_builders import byte_tokenizer, tiny_pair
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import byte_tokenizer, tiny_pair
 
 from outlex.bench.workload import PromptRecord, encode_prompt, read_prompts
 from outlex.errors import InputError
@@ -118,9 +118,7 @@ def test_a_text_becomes_the_users_turn_unless_it_is_raw() -> None:
 def test_a_text_is_raw_for_a_base_model(monkeypatch: pytest.MonkeyPatch) -> None:
     target = tiny_pair()[0]
     monkeypatch.setattr(byte_tokenizer(), "chat_template", None)
-    assert (
-        target.decode(encode_prompt(target, PromptRecord(id="a", domain="all", text="hi"), raw=False)) == "hi"
-    )
+    assert target.decode(encode_prompt(target, PromptRecord(id="a", domain="all", text="hi"), raw=False)) == "hi"
 
 
 def test_a_conversation_needs_the_chat_template() -> None:

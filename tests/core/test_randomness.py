@@ -34,9 +34,7 @@ def test_inverse_cdf_is_the_loop_in_its_docstring(weights: list[int], uniform: f
     assert got == slow_inverse([float(w) for w in weights], uniform)
 
 
-@given(
-    width=st.integers(1, 2000), seed=st.integers(0, 2**32), uniform=st.sampled_from([0.0, 0.5, 1 - 2**-53])
-)
+@given(width=st.integers(1, 2000), seed=st.integers(0, 2**32), uniform=st.sampled_from([0.0, 0.5, 1 - 2**-53]))
 def test_entries_of_weight_zero_are_never_drawn(width: int, seed: int, uniform: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     probs = torch.rand(3, width, generator=generator) * (torch.rand(3, width, generator=generator) < 0.2)

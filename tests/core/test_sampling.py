@@ -25,8 +25,13 @@ def random_logits(seed: int, n: int, width: int, scale: float = 4.0) -> torch.Te
 def test_probabilities_are_those_of_transformers(
     seed: int, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
-    from transformers import LogitsProcessorList, MinPLogitsWarper, TemperatureLogitsWarper
-    from transformers import TopKLogitsWarper, TopPLogitsWarper
+    from transformers import (
+        LogitsProcessorList,
+        MinPLogitsWarper,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
 
     logits = random_logits(seed, 3, 60)
     warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])

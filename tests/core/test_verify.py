@@ -9,8 +9,8 @@ from outlex.errors import NumericalError
 from outlex.proposals import DraftScores, HotLaw, Tli, Vanilla
 from outlex.randomness import GeneratorRandomness, seeded_generator
 from outlex.sampling import SamplingParams
-from outlex.vocab.token_map import TokenMap
 from outlex.verify import acceptance_probs, overlap, residual, verify
+from outlex.vocab.token_map import TokenMap
 
 P = torch.tensor([[0.5, 0.3, 0.2, 0.0]], dtype=torch.float64)
 Q = torch.tensor([[0.2, 0.6, 0.0, 0.2]], dtype=torch.float64)
@@ -46,7 +46,9 @@ def test_a_draft_unknown_to_the_target_is_rejected() -> None:
 
 
 def test_without_drafts_the_target_goes_on_alone() -> None:
-    verdict = verify(torch.tensor([[0.0, 1.0]]), torch.empty(0, dtype=torch.int64), [], GeneratorRandomness(seeded_generator(0)))
+    verdict = verify(
+        torch.tensor([[0.0, 1.0]]), torch.empty(0, dtype=torch.int64), [], GeneratorRandomness(seeded_generator(0))
+    )
     assert (verdict.n_accepted, verdict.next_id, verdict.kind) == (0, 1, "bonus")
 
 

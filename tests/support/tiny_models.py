@@ -86,9 +86,9 @@ def tiny_model(
 
 
 @cache
-def tiny_pair(*, sharpness: float = 15.0) -> tuple[LanguageModel, LanguageModel]:
+def tiny_pair() -> tuple[LanguageModel, LanguageModel]:
     """A target, and a drafter that agrees with it now and then: the target without its last layer."""
-    target = tiny_model(name="tiny-target", seed=1, sharpness=sharpness)
+    target = tiny_model(name="tiny-target", seed=1)
     drafter = tiny_model(name="tiny-drafter", seed=1, n_layers=1)
     theirs = dict(target.model.state_dict())
     drafter.model.load_state_dict({key: theirs[key] for key in drafter.model.state_dict()})

@@ -48,9 +48,7 @@ def test_sentencepiece_leaves_free_places_out(sentencepiece: Any) -> None:
     }
     assert set(_pieces(sentencepiece, kept, "digit")) >= {"1", "12"}
     assert not {"1234", "\u25811"} & set(_pieces(sentencepiece, kept, "digit"))
-    assert {"\u2581", "\u2581\u2581", "\n", "\n\n", "<0x0A>"} <= set(
-        _pieces(sentencepiece, kept, "whitespace")
-    )
+    assert {"\u2581", "\u2581\u2581", "\n", "\n\n", "<0x0A>"} <= set(_pieces(sentencepiece, kept, "whitespace"))
     assert {f"<0x{byte:02X}>" for byte in range(256)} <= set(_pieces(sentencepiece, kept, "byte"))
 
 
@@ -113,8 +111,6 @@ def test_unordered_reasons_are_refused(ids: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("name", "n_kept", "n_filler"), [("qwen05", 697, 0), ("smol135", 408, 0), ("gemma270", 536, 6242)]
 )
-def test_sizes_on_real_tokenizers(
-    real_tokenizer: Callable[[str], Any], name: str, n_kept: int, n_filler: int
-) -> None:
+def test_sizes_on_real_tokenizers(real_tokenizer: Callable[[str], Any], name: str, n_kept: int, n_filler: int) -> None:
     kept = must_keep(real_tokenizer(name))
     assert (len(kept), kept.n_filler) == (n_kept, n_filler)

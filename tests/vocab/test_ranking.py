@@ -38,9 +38,7 @@ def _read(tmp_path: Path, content: str | bytes, *, name: str = "ranking.txt") ->
         ("9\t5\n1\t5\n3\t7\n4\t0\n", [3, 1, 9], {1: 5, 3: 7, 9: 5}, "text counts"),
     ],
 )
-def test_formats(
-    tmp_path: Path, content: str, ids: list[int], counts: dict[int, int] | None, form: str
-) -> None:
+def test_formats(tmp_path: Path, content: str, ids: list[int], counts: dict[int, int] | None, form: str) -> None:
     ranking = _read(tmp_path, content)
     assert ranking.ids.tolist() == ids
     assert ranking.ids.dtype == torch.int64

@@ -60,9 +60,7 @@ def rankings(draw: st.DrawFn) -> tuple[TokenizerFacts, list[int], MustKeep, int]
     return _facts(n_entries, holes=holes), list(ranking), _keep(*kept), n_target
 
 
-def _slow_selection(
-    facts: TokenizerFacts, ranking: list[int], kept: MustKeep, n_target: int, size: int
-) -> list[int]:
+def _slow_selection(facts: TokenizerFacts, ranking: list[int], kept: MustKeep, n_target: int, size: int) -> list[int]:
     real = [index for index, piece in enumerate(facts.pieces) if piece is not None and index < n_target]
     order = [index for index in ranking if index in real]
     order += [index for index in real if index not in order]
@@ -94,9 +92,7 @@ def test_selection_agrees_with_the_slow_reference(
     assert selection["n_filled"] == len(set(wanted) - set(ranking) - must)
     # A smaller vocabulary is the same whether it is cut from this one or made from the ranking.
     smaller = data.draw(st.integers(smallest, size))
-    again = SubVocab.from_ranking(
-        ranking, size=smaller, facts=facts, n_target=n_target, must_keep=kept, provenance={}
-    )
+    again = SubVocab.from_ranking(ranking, size=smaller, facts=facts, n_target=n_target, must_keep=kept, provenance={})
     assert vocab.resized(smaller).fingerprint == again.fingerprint
 
 
@@ -152,18 +148,14 @@ def test_must_keep_takes_the_place_of_the_coldest() -> None:
 
 
 def test_a_short_ranking_is_filled_in_tokenizer_order() -> None:
-    vocab = SubVocab.from_ranking(
-        [7], size=4, facts=_facts(10), n_target=12, must_keep=_keep(9), provenance={}
-    )
+    vocab = SubVocab.from_ranking([7], size=4, facts=_facts(10), n_target=12, must_keep=_keep(9), provenance={})
     assert vocab.draft_to_target.tolist() == [7, 0, 1, 9]
     assert vocab.provenance["selection"]["n_filled"] == 2
     assert vocab.must_keep_ids == (9,)
 
 
 def test_ids_beyond_a_narrow_head_have_no_row() -> None:
-    vocab = SubVocab.from_ranking(
-        [9, 2, 8], size=3, facts=_facts(10), n_target=9, must_keep=_keep(9), provenance={}
-    )
+    vocab = SubVocab.from_ranking([9, 2, 8], size=3, facts=_facts(10), n_target=9, must_keep=_keep(9), provenance={})
     assert vocab.draft_to_target.tolist() == [2, 8, 0]
     assert vocab.must_keep_ids == ()
     assert vocab.provenance["selection"]["n_must_keep_outside_head"] == 1
@@ -172,9 +164,7 @@ def test_ids_beyond_a_narrow_head_have_no_row() -> None:
 @pytest.mark.parametrize("size", [0, -1, 1, 11, 2.0, True, "4", None])
 def test_impossible_sizes_say_what_is_possible(size: Any) -> None:
     with pytest.raises(InputError, match="from 2 to 10"):
-        SubVocab.from_ranking(
-            [1], size=size, facts=_facts(10), n_target=12, must_keep=_keep(4, 5), provenance={}
-        )
+        SubVocab.from_ranking([1], size=size, facts=_facts(10), n_target=12, must_keep=_keep(4, 5), provenance={})
 
 
 @pytest.mark.parametrize("size", [0, -3, 1, 5, 4.0, True])
@@ -261,9 +251,7 @@ def test_fingerprint_sees_ids_order_and_tokenizer_but_no_padding() -> None:
 
 def test_the_two_paddings_of_one_tokenizer() -> None:
     ids = torch.randperm(N_ENTRIES, generator=torch.Generator().manual_seed(1))[:16_384]
-    vocab = SubVocab(
-        draft_to_target=ids, n_target=N_ROWS, n_tokenizer=N_ENTRIES, tokenizer_fingerprint="f" * 64
-    )
+    vocab = SubVocab(draft_to_target=ids, n_target=N_ROWS, n_tokenizer=N_ENTRIES, tokenizer_fingerprint="f" * 64)
     wide = vocab.with_target_width(152_064)
     assert wide.fingerprint == vocab.fingerprint
     assert wide.target_to_draft.shape == (152_064,)
@@ -367,9 +355,7 @@ def test_parts_fit_into_another_artifact() -> None:
 def test_real_qwen_vocabulary_of_16k_rows(real_tokenizer: Callable[[str], Any], tmp_path: Path) -> None:
     facts = facts_of(real_tokenizer("qwen05"))
     kept = must_keep(facts)
-    vocab = SubVocab.from_ranking(
-        [], size=16_384, facts=facts, n_target=N_ROWS, must_keep=kept, provenance={}
-    )
+    vocab = SubVocab.from_ranking([], size=16_384, facts=facts, n_target=N_ROWS, must_keep=kept, provenance={})
     assert vocab.n_draft == 16_384
     assert vocab.must_keep_ids == kept.ids
     vocab.save(tmp_path / "a")

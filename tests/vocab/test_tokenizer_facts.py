@@ -159,9 +159,7 @@ def test_the_real_qwen_pair_agrees_and_smol_does_not(real_tokenizer: Callable[[s
 
 @pytest.mark.real_model
 @pytest.mark.parametrize("name", ["smol135", "gemma270"])
-def test_bytes_of_real_tokenizers_agree_with_their_decoders(
-    real_tokenizer: Callable[[str], Any], name: str
-) -> None:
+def test_bytes_of_real_tokenizers_agree_with_their_decoders(real_tokenizer: Callable[[str], Any], name: str) -> None:
     tokenizer = real_tokenizer(name)
     assert _decodes_as_spelled(tokenizer, facts_of(tokenizer)) > 40_000
 

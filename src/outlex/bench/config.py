@@ -75,9 +75,7 @@ class BenchConfig:
             raise _refused("seed", self.seed, "0 <= seed < 2**62")
         unknown = [name for name in self.baselines if name not in BASELINES]
         if unknown or len(set(self.baselines)) < len(self.baselines):
-            raise _refused(
-                "baselines", list(self.baselines), f"each at most once, from {', '.join(BASELINES)}"
-            )
+            raise _refused("baselines", list(self.baselines), f"each at most once, from {', '.join(BASELINES)}")
         if not self.baselines and not self.trimmed:
             raise _refused("baselines", "nothing to measure", "at least one baseline or trimmed drafter")
         temperatures = self.temperatures

@@ -51,9 +51,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "openmp": _openmp_runtimes(),
         "openmp_settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_SETTINGS)},
-        "preloaded": [
-            Path(name).name for name in re.split(r"[ :]+", os.environ.get("LD_PRELOAD", "")) if name
-        ],
+        "preloaded": [Path(name).name for name in re.split(r"[ :]+", os.environ.get("LD_PRELOAD", "")) if name],
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }

@@ -94,9 +94,7 @@ def run_of(generation: Generation) -> Run:
         draft_s=time.draft_s,
         target_s=time.target_s,
         paused_s=time.paused_s,
-        draft_step_s=median(step.time.draft_s / len(step.block.draft_ids) for step in whole)
-        if whole
-        else None,
+        draft_step_s=median(step.time.draft_s / len(step.block.draft_ids) for step in whole) if whole else None,
         target_pass_s=median(step.time.target_s for step in later) if later else None,
     )
 
@@ -123,9 +121,7 @@ def build_methods(
         if name.startswith("transformers"):
             assistant = drafter if name == "transformers" else None
             methods.append(
-                TransformersMethod(
-                    target, assistant, draft_len=config.draft_len, stop_ids=stop_ids, name=name
-                )
+                TransformersMethod(target, assistant, draft_len=config.draft_len, stop_ids=stop_ids, name=name)
             )
         else:
             methods.append(_baseline(config, name, target, drafter))

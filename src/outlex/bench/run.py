@@ -103,9 +103,7 @@ def measure(
     for method in methods:
         on_progress(n_done, n_total, f"warm-up: {method.info.name}")
         n_new = min(_WARM_UP_TOKENS, config.max_new_tokens)
-        method.run(
-            prompts[0][1], config.params(config.temperatures[0]), max_new_tokens=n_new, seed=config.seed
-        )
+        method.run(prompts[0][1], config.params(config.temperatures[0]), max_new_tokens=n_new, seed=config.seed)
         n_done += 1
     first = 0
     for index, (record, prompt_ids) in enumerate(prompts):

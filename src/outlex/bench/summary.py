@@ -104,15 +104,12 @@ class MethodSummary:
         return cleaned
 
 
-def summarize(
-    rows: Sequence[Row], methods: Sequence[MethodInfo], *, draft_len: int
-) -> tuple[MethodSummary, ...]:
+def summarize(rows: Sequence[Row], methods: Sequence[MethodInfo], *, draft_len: int) -> tuple[MethodSummary, ...]:
     """Summaries in the order of temperatures (as run) and methods."""
     summaries = []
     for temperature in dict.fromkeys(row.temperature for row in rows):
         runs = {
-            info.name: [r for r in rows if (r.temperature, r.method) == (temperature, info.name)]
-            for info in methods
+            info.name: [r for r in rows if (r.temperature, r.method) == (temperature, info.name)] for info in methods
         }
         runs = {name: own for name, own in runs.items() if own}
         summaries += [_summary(info, runs, draft_len) for info in methods if info.name in runs]
@@ -148,9 +145,7 @@ def _summary(info: MethodInfo, runs: dict[str, list[Row]], draft_len: int) -> Me
         target_pass_s=pass_s,
         draft_bytes=info.draft_bytes,
         target_bytes=info.target_bytes,
-        expected_speedup=expected_speedup(tau, draft_len, step_s / pass_s)
-        if tau and step_s and pass_s
-        else None,
+        expected_speedup=expected_speedup(tau, draft_len, step_s / pass_s) if tau and step_s and pass_s else None,
         mbsu=(
             expected_speedup(tau, draft_len, info.draft_bytes / info.target_bytes)
             if tau and info.draft_bytes and info.target_bytes
@@ -181,9 +176,7 @@ def _per_prompt(rows: Sequence[Row], *names: str) -> dict[str, list[float]]:
 
 
 def _acceptance(rows: Sequence[Row]) -> Acceptance:
-    betas, accepted, tested = zip(
-        *_per_prompt(rows, "sum_beta", "n_accepted", "n_tested").values(), strict=True
-    )
+    betas, accepted, tested = zip(*_per_prompt(rows, "sum_beta", "n_accepted", "n_tested").values(), strict=True)
     return Acceptance(beta=clustered_ratio(betas, tested), counted=clustered_ratio(accepted, tested))
 
 

@@ -55,9 +55,7 @@ def renderable(result: BenchResult) -> RenderableType:
 
     parts: list[RenderableType] = [Text(line) for line in _setting(result)]
     for title, names, lines in _tables(result):
-        table = Table(
-            title=f"\n{title}", title_justify="left", box=None, padding=(0, 0, 0, 1), pad_edge=False
-        )
+        table = Table(title=f"\n{title}", title_justify="left", box=None, padding=(0, 0, 0, 1), pad_edge=False)
         for name in names:
             left = name == "method"
             table.add_column(name, justify="left" if left else "right", no_wrap=left)
@@ -84,9 +82,7 @@ def _tables(result: BenchResult) -> Iterator[tuple[str, list[str], list[list[str
     """(title, column names, rows), without columns and rows that have nothing to say."""
     for temperature in dict.fromkeys(s.temperature for s in result.summary):
         for what, columns in (("result", _RESULT), ("cost", _COST)):
-            used = [
-                (name, cell) for name, cell in columns if any(cell(s) != _NOTHING for s in result.summary)
-            ]
+            used = [(name, cell) for name, cell in columns if any(cell(s) != _NOTHING for s in result.summary)]
             rows = [[cell(s) for _, cell in used] for s in result.summary if s.temperature == temperature]
             told = [row for row in rows if any(cell != _NOTHING for cell in row[1:])]
             yield f"T = {temperature:g}, {what}", [name for name, _ in used], told
@@ -107,9 +103,7 @@ def _setting(result: BenchResult) -> list[str]:
     ]
     if result.memory.get("peak_rss"):
         weights = sum({m["source"]: m["n_bytes"] for m in (target, drafter) if m}.values())
-        lines.append(
-            f"Peak memory {result.memory['peak_rss'] / 1e9:.2f} GB; the weights have {weights / 1e9:.2f} GB"
-        )
+        lines.append(f"Peak memory {result.memory['peak_rss'] / 1e9:.2f} GB; the weights have {weights / 1e9:.2f} GB")
     if not result.complete:
         lines.append("The benchmark was cut off: these are the prompts it had finished.")
     return lines

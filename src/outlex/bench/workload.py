@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PromptRecord", "encode_prompt", "read_prompts"]
 
-_LINE = (
-    '{"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}, with "id" and "domain" if you like'
-)
+_LINE = '{"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}]}, with "id" and "domain" if you like'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +141,7 @@ def _parse(line: str, *, where: str, default_id: str) -> PromptRecord:
 
 def _turns(messages: Any, where: str) -> tuple[Mapping[str, str], ...]:
     fine = isinstance(messages, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in messages
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
     )
     if not fine or not messages:
         raise _bad(where, f"messages {messages!r:.60}")
@@ -154,9 +151,7 @@ def _turns(messages: Any, where: str) -> tuple[Mapping[str, str], ...]:
 
 
 def _bad(where: str, got: str) -> InputError:
-    return InputError(
-        f"{where} is not a prompt", got=got, expected=_LINE, next_step="correct or delete that line"
-    )
+    return InputError(f"{where} is not a prompt", got=got, expected=_LINE, next_step="correct or delete that line")
 
 
 def _round_robin(records: Sequence[PromptRecord], limit: int, name: str) -> list[PromptRecord]:

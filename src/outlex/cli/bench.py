@@ -130,6 +130,7 @@ def bench(
         threads=machine.n_threads,
         output=output,
     )
+    machine.warn_if_busy()
     result = _run(config)
     if as_json:
         emit_json(bench_json(result))

@@ -80,6 +80,7 @@ def demo(
         threads=machine.n_threads,
     )
     say(f"{machine.n_threads} threads; decoding stops after about {config.budget_s:.0f} s", style="dim")
+    machine.warn_if_busy()
     with Ticker() as ticker:
         result = run_demo(config, on_note=say, on_elapsed=ticker.of_time)
     commands = _next_commands(result, target, drafter)
@@ -132,7 +133,7 @@ def _as_json(result: DemoResult, commands: dict[str, str]) -> dict[str, Any]:
 
 
 def _in_short(bench: BenchResult) -> dict[str, str]:
-    """The trimmed drafter's speed in two ratios a temperature, and what greedy decoding proves about the text."""
+    """The trimmed drafter's speed at each temperature, and whether greedy text stayed the same."""
     facts = {}
     for summary in bench.summary:
         alone, whole = summary.speedup_over("ar"), summary.speedup_over("untrimmed")

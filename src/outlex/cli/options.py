@@ -73,6 +73,17 @@ class Machine:
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return self.threads or usable or 1
 
+    def warn_if_busy(self) -> None:
+        """Say so when other processes compete for the cores: measured speeds mean little then."""
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        n_cores = os.cpu_count() or 1
+        if load > n_cores / 2:
+            say(
+                f"this machine is busy (load {load:.1f} on {n_cores} cores): speeds will be too low, and"
+                f" {self.n_threads} threads can be slower than one",
+                style="yellow",
+            )
+
     def load(self, source: str) -> LanguageModel:
         """Load a model, and say on stderr what came and how long it took."""
         import time

@@ -1,10 +1,10 @@
 """One block after the other: draft γ tokens, verify them in one target pass, keep what stands.
 
-    context  … c            tokens emitted so far; the target's cache ends before `pending`
-    pending  [c]            emitted, not yet seen by the target (the whole prompt at first)
-    drafts   [d1 d2 d3]     drawn from q̃1 q̃2 q̃3
-    target   reads  c  d1 d2 d3
-             gives  p1 p2 p3 p4     p_i is the law of what d_i stands for; p4 that of the bonus token
+context  … c            tokens emitted so far; the target's cache ends before `pending`
+pending  [c]            emitted, not yet seen by the target (the whole prompt at first)
+drafts   [d1 d2 d3]     drawn from q̃1 q̃2 q̃3
+target   reads  c  d1 d2 d3
+         gives  p1 p2 p3 p4     p_i is the law of what d_i stands for; p4 that of the bonus token
 """
 
 from __future__ import annotations
@@ -167,9 +167,7 @@ class BlockDecoder:
         laws: list[ProposalLaw] = []
         ids: list[Tensor] = []
         with self._clock.section("draft"):
-            hidden = drafter.advance(
-                self._news, n_accepted=self._n_news_accepted, features=self._news_features
-            )
+            hidden = drafter.advance(self._news, n_accepted=self._n_news_accepted, features=self._news_features)
         self._news = self._news[:0]
         for i in range(draft_len):
             with self._clock.section("draft"):
@@ -222,6 +220,4 @@ class BlockDecoder:
             seen[draft_id.clamp_min(0)] = True
         columns = scores.token_map.draft_to_target
         seen_columns = seen[columns.clamp_min(0)] & (columns >= 0)
-        return replace(
-            scores, logits=penalize_repetition(scores.logits, seen_columns, self._params.repetition_penalty)
-        )
+        return replace(scores, logits=penalize_repetition(scores.logits, seen_columns, self._params.repetition_penalty))

@@ -57,7 +57,10 @@ class SpeculativeDecoder:
     ) -> None:
         if draft_len < 1:
             raise InputError(
-                "The draft length cannot be used", got=draft_len, expected="an integer >= 1", next_step="4 is a good start"
+                "The draft length cannot be used",
+                got=draft_len,
+                expected="an integer >= 1",
+                next_step="4 is a good start",
             )
         self.loaded = target
         self.target = TargetRunner(target)

@@ -1,6 +1,6 @@
 """Heads that are one matrix: the drafter's own, whole or trimmed to a sub-vocabulary.
 
-    logits = W h + b            then · scale, then softcap · tanh(logits / softcap), where the model has them
+logits = W h + b            then · scale, then softcap · tanh(logits / softcap), where the model has them
 """
 
 from __future__ import annotations

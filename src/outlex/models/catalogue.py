@@ -47,9 +47,7 @@ class CatalogueEntry:
     gguf_bytes: int
 
     def __post_init__(self) -> None:
-        unpinned = [
-            part for part in self.parts if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", part)
-        ]
+        unpinned = [part for part in self.parts if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", part)]
         if not self.parts or unpinned:
             raise InputError(
                 f"catalogue entry {self.name!r}: every part needs a pinned version",

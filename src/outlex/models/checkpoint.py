@@ -49,12 +49,13 @@ def check_files(directory: Path) -> None:
             next_step="save the tokenizer into the same directory (tokenizer.save_pretrained)",
         )
     if (directory / _INDEX).is_file():
-        shards = sorted(set(read_json(directory / _INDEX).get("weight_map", {}).values()))
+        weight_map = read_json(directory / _INDEX).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise damaged(directory / _INDEX, "no weight_map")
+        shards = sorted({str(name) for name in weight_map.values()})
         lost = [name for name in shards if not (directory / name).is_file()]
         if lost or not shards:
-            raise _missing(
-                directory, f"{len(lost)} of {len(shards)} weight files are missing ({', '.join(lost[:3])})"
-            )
+            raise _missing(directory, f"{len(lost)} of {len(shards)} weight files are missing ({', '.join(lost[:3])})")
     elif not (directory / "model.safetensors").is_file():
         if any((directory / name).is_file() for name in _PICKLED_WEIGHTS):
             raise ModelError(

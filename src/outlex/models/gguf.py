@@ -30,10 +30,7 @@ __all__ = ["convert_gguf", "finished_conversion", "require_gguf"]
 CONVERTER_VERSION = 1
 _MAGIC = b"GGUF"
 # The worker sees the modules that this process sees, whatever the working directory holds.
-_BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from outlex.models.gguf_worker import main; main()"
-)
+_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from outlex.models.gguf_worker import main; main()"
 
 
 def require_gguf() -> None:
@@ -116,6 +113,7 @@ def convert_gguf(
                 _run_worker(
                     {"gguf": str(source), "out": str(work), "dtype": str(dtype).removeprefix("torch.")},
                     on_stage=stage,
+                    on_warning=lambda warning: report.note(f"{name}: {warning}"),
                 )
             os.replace(work, out_dir / key)
         finally:
@@ -145,7 +143,7 @@ def _check_magic(path: Path) -> None:
         )
 
 
-def _run_worker(job: dict[str, str], *, on_stage: Callable[[str], None]) -> None:
+def _run_worker(job: dict[str, str], *, on_stage: Callable[[str], None], on_warning: Callable[[str], None]) -> None:
     command = [sys.executable, "-c", _BOOT, json.dumps([p for p in sys.path if p]), json.dumps(job)]
     # nothing of the conversion needs the network, and it should not try
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -160,6 +158,8 @@ def _run_worker(job: dict[str, str], *, on_stage: Callable[[str], None]) -> None
                 message = json.loads(line)
                 if "stage" in message:
                     on_stage(message["stage"])
+                if "warning" in message:
+                    on_warning(message["warning"])
                 failure = message.get("error", failure)
             code = worker.wait()
         except BaseException:

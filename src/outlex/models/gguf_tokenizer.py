@@ -61,9 +61,7 @@ def repair_tokenizer(tokenizer: PreTrainedTokenizerBase, *, metadata: Mapping[st
             ]
         )
     elif rule not in _GPT2_RULE and isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
-        return (
-            f"the rule {rule!r} for splitting text is not known here: tokens may differ from the original's"
-        )
+        return f"the rule {rule!r} for splitting text is not known here: tokens may differ from the original's"
     if rule in _NFC:
         backend.normalizer = normalizers.NFC()
     return None

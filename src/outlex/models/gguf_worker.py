@@ -1,9 +1,9 @@
 """The process that unpacks one GGUF file. `outlex.models.gguf` starts it; it is not imported by anything
 else.
 
-It writes one JSON object a line to stdout: `{"stage": TEXT}` when a stage begins, `{"error": {...}}` for a
-failure with the fields of an `OutlexError`. Whatever the libraries print goes to stderr, which is only shown if the
-process dies.
+It writes one JSON object a line to stdout: `{"stage": TEXT}` when a stage begins, `{"warning": TEXT}`, and
+`{"error": {...}}` for a failure, with the fields of an `OutlexError`. Whatever the libraries print goes to
+stderr, shown only if the process dies.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ def main() -> None:
         channel.write(json.dumps(message) + "\n")
 
     try:
-        convert(
+        warning = convert(
             Path(job["gguf"]),
             out=Path(job["out"]),
             dtype=getattr(torch, job["dtype"]),
             on_stage=lambda stage: say({"stage": stage}),
         )
+        if warning is not None:
+            say({"warning": warning})
     except OutlexError as error:
         fields = {
             "what": error.what,
@@ -54,8 +56,11 @@ def main() -> None:
         sys.exit(1)
 
 
-def convert(path: Path, *, out: Path, dtype: torch.dtype, on_stage: Callable[[str], None]) -> None:
+def convert(path: Path, *, out: Path, dtype: torch.dtype, on_stage: Callable[[str], None]) -> str | None:
     """Write a transformers directory into the existing folder `out`.
+
+    Returns:
+        A warning if the tokenizer may differ from the original, else None.
 
     Raises:
         ArtifactError: the file is truncated or contradicts itself, or the disk is full.
@@ -69,13 +74,14 @@ def convert(path: Path, *, out: Path, dtype: torch.dtype, on_stage: Callable[[st
     try:
         on_stage("building the tokenizer")
         warning = _convert_tokenizer(path, out=out, header=header)
-        if warning is not None:
-            on_stage(f"warning: {warning}")
         on_stage(f"unpacking {header.n_weights / 1e6:.0f} million weights")
         bare = out / "bare.gguf"
         write_without_tokenizer(path, header, to=bare)
-        model = _load_weights(bare, header=header, dtype=dtype)
+        model, missing = _load_weights(bare, header=header, dtype=dtype)
         bare.unlink()
+        if missing:
+            # transformers has filled them with random numbers
+            raise damaged_gguf(path, f"no weights for {', '.join(missing[:3])}")
         on_stage("writing safetensors")
         model.save_pretrained(out)
     except OutlexError:
@@ -91,9 +97,9 @@ def convert(path: Path, *, out: Path, dtype: torch.dtype, on_stage: Callable[[st
         ) from error
     _record(path, out=out, dtype=dtype)
     for written in out.iterdir():
-        descriptor = os.open(written, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        with written.open("rb+") as stream:
+            os.fsync(stream.fileno())
+    return warning
 
 
 def _check_one_file(path: Path, *, header: GgufHeader) -> None:
@@ -112,16 +118,14 @@ def _convert_tokenizer(path: Path, *, out: Path, header: GgufHeader) -> str | No
     from transformers import PreTrainedTokenizerFast
 
     # not AutoTokenizer, which would first build the config, slowly, from the whole file
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(
-        path.parent, gguf_file=path.name, local_files_only=True
-    )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
     warning = repair_tokenizer(tokenizer, metadata=header.metadata)
     tokenizer.save_pretrained(out)
     return warning
 
 
-def _load_weights(bare: Path, *, header: GgufHeader, dtype: torch.dtype) -> Any:
-    """The model, from the copy without tokenizer, with the stop tokens of the original."""
+def _load_weights(bare: Path, *, header: GgufHeader, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """The model, from the copy without tokenizer, with the original's stop tokens; missing weights' names."""
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GgufConfig
 
     metadata = header.metadata
@@ -139,16 +143,13 @@ def _load_weights(bare: Path, *, header: GgufHeader, dtype: torch.dtype) -> Any:
         output_loading_info=True,
         local_files_only=True,
     )
-    if info["missing_keys"]:
-        # transformers fills them with random numbers
-        raise damaged_gguf(bare, f"no weights for {', '.join(sorted(info['missing_keys'])[:3])}")
     ids = end_ids(metadata, tokens=tokens, token_types=metadata.get("tokenizer.ggml.token_type", []))
     model.generation_config = GenerationConfig(
         bos_token_id=metadata.get("tokenizer.ggml.bos_token_id"),
         eos_token_id=ids or None,
         pad_token_id=metadata.get("tokenizer.ggml.padding_token_id"),
     )
-    return model
+    return model, sorted(info["missing_keys"])
 
 
 def _record(path: Path, *, out: Path, dtype: torch.dtype) -> None:

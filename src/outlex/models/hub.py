@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from outlex.errors import DownloadError, ModelError, OutlexError
 from outlex.models.checkpoint import check_files
@@ -15,8 +16,10 @@ from outlex.models.progress import Reporter
 __all__ = ["hub_directory"]
 
 # What a causal model needs, and nothing that would have to be unpickled.
-_WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.tiktoken"]
-_UNWANTED = ["*/*", "consolidated*"]
+_FILES: dict[str, Any] = {
+    "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "*.tiktoken"],
+    "ignore_patterns": ["*/*", "consolidated*"],
+}
 _TIMEOUT_S = 3.0
 # Endpoint -> why it could not be reached. A second model must not wait for the same timeout again.
 _unreachable: dict[str, str] = {}
@@ -36,7 +39,7 @@ def hub_directory(hub_id: str, *, report: Reporter) -> Path:
     from huggingface_hub import constants, snapshot_download
 
     try:
-        local = Path(snapshot_download(hub_id, local_files_only=True))
+        local = Path(snapshot_download(hub_id, local_files_only=True, **_FILES))
         check_files(local)
         return local
     except (OSError, ValueError, OutlexError):
@@ -47,7 +50,7 @@ def hub_directory(hub_id: str, *, report: Reporter) -> Path:
     report.note(f"{hub_id}: downloading what is not here yet into {constants.HF_HUB_CACHE}")
     try:
         with _hub_bars(shown=report.has_bars):
-            local = Path(snapshot_download(hub_id, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+            local = Path(snapshot_download(hub_id, **_FILES))
     except Exception as error:  # errors of the HTTP library come through, and it changes
         raise _explain(hub_id, error) from error
     check_files(local)

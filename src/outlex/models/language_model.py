@@ -76,9 +76,7 @@ class LanguageModel:
     @property
     def n_bytes(self) -> int:
         """Bytes of all weights; a tensor that is used twice (tied embeddings) counts once."""
-        weights = {
-            id(t): t.nbytes for t in self.model.state_dict(keep_vars=True).values() if torch.is_tensor(t)
-        }
+        weights = {id(t): t.nbytes for t in self.model.state_dict(keep_vars=True).values() if torch.is_tensor(t)}
         return sum(weights.values())
 
     @property
@@ -127,9 +125,7 @@ class LanguageModel:
                 expected="an instruct or chat model",
                 next_step="use encode(TEXT) with a plain prompt, or load the instruct version",
             )
-        wrong = [
-            m for m in messages if not (isinstance(m.get("role"), str) and isinstance(m.get("content"), str))
-        ]
+        wrong = [m for m in messages if not (isinstance(m.get("role"), str) and isinstance(m.get("content"), str))]
         if not messages or wrong:
             raise InputError(
                 "a conversation needs messages with a role and a content",
@@ -156,7 +152,8 @@ class LanguageModel:
         Raises:
             InputError: an id that the tokenizer cannot have.
         """
-        wrong = [i for i in ids if not 0 <= i < max(self.n_rows, len(self.tokenizer))]
+        n_ids = max(self.n_rows, len(self.tokenizer))
+        wrong = [i for i in ids if not 0 <= i < n_ids]
         if wrong:
             raise InputError(
                 "not a token of this model",

@@ -94,7 +94,14 @@ def _load_tokenizer(directory: Path) -> Any:
     try:
         tokenizer = loader.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the Rust side raises plain Exception
-        raise damaged(directory / "tokenizer.json", error) from error
+        if (directory / "tokenizer.json").is_file():
+            raise damaged(directory / "tokenizer.json", error) from error
+        raise ModelError(
+            "transformers cannot build the tokenizer",
+            got=f"{directory}: {error}",
+            expected="a tokenizer.json file",
+            next_step="if a package is named above, install it; else save the tokenizer with save_pretrained",
+        ) from error
     if not tokenizer.is_fast:
         raise ModelError(
             "outlex needs a tokenizer that the tokenizers library can run",
@@ -125,7 +132,8 @@ def _load_weights(located: Located, *, config: Any, dtype: torch.dtype, device: 
             **placement,
         )
     except SafetensorError as error:
-        raise damaged(located.directory / "model.safetensors", error) from error
+        single = located.directory / "model.safetensors"
+        raise damaged(single if single.is_file() else located.directory, error) from error
     except (ImportError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"transformers cannot load {located.name}",

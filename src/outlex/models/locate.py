@@ -87,9 +87,7 @@ def locate(
         )
         return Located(name=path.stem, source=str(path), directory=directory, is_cached=True)
     if isinstance(source, str) and path.suffix != ".gguf" and _HUB_ID.fullmatch(source):
-        return Located(
-            name=source.split("/")[1], source=source, directory=hub_directory(source, report=report)
-        )
+        return Located(name=source.split("/")[1], source=source, directory=hub_directory(source, report=report))
     raise _not_found(text)
 
 

@@ -61,9 +61,7 @@ def resolve_dtype(dtype: torch.dtype | str, *, device: torch.device) -> torch.dt
     """
     if dtype == "auto":
         if device.type == "cuda":
-            return (
-                torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-            )
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         return torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32
     resolved = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if resolved is None or resolved not in _DTYPES.values():

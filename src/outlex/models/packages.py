@@ -82,7 +82,7 @@ def _run_pip(requirement: str, *, wheels: Path, work: Path, on_progress: Callabl
     command += ["--no-cache-dir", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
     command += ["--dest", str(wheels), requirement]
     log = work / "pip.log"
-    # pip's temporary files go here too: /tmp is often small, and their growth is the progress
+    # pip's temporary files go here too: the usual place is often small, and their growth is the progress
     environment = {**os.environ, "TMPDIR": str(work), "TEMP": str(work), "TMP": str(work)}
     with log.open("wb") as sink:
         pip = subprocess.Popen(

@@ -54,9 +54,7 @@ def count_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, n_
         MismatchError: the tokenizer gives ids from ``n_tokenizer`` on.
     """
     if isinstance(texts, str):
-        raise InputError(
-            "texts is a single string", expected="an iterable of strings", next_step="pass [text]"
-        )
+        raise InputError("texts is a single string", expected="an iterable of strings", next_step="pass [text]")
     counts = torch.zeros(n_tokenizer, dtype=torch.int64)
     for batch in _batches(texts):
         encoded = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)

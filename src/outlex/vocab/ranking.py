@@ -176,9 +176,7 @@ def _from_lines(path: Path, text: str) -> tuple[str, _Entries]:
     n_fields = len(rows[0][1]) if rows else 1
     for n, fields in rows:
         if len(fields) != n_fields or n_fields > 2:
-            shape = (
-                "'id' or 'id<TAB>count'" if n == rows[0][0] else f"{n_fields} fields, as in the first line"
-            )
+            shape = "'id' or 'id<TAB>count'" if n == rows[0][0] else f"{n_fields} fields, as in the first line"
             raise _bad(path, f"line {n} has {len(fields)} fields", "\t".join(fields)[:60], shape)
     name = "text counts" if n_fields == 2 else "text ids"
     return name, ((f"line {n}", _number(row[0]), _number(row[1]) if len(row) == 2 else 0) for n, row in rows)

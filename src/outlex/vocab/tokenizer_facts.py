@@ -110,8 +110,7 @@ def check_same_tokenizer(target: TokenizerFacts, drafter: TokenizerFacts) -> int
     wrong = [index for index, (ours, theirs) in enumerate(pairs) if ours != theirs]
     if wrong:
         examples = "; ".join(
-            f"id {index}: target {target.pieces[index]!r}, drafter {drafter.pieces[index]!r}"
-            for index in wrong[:3]
+            f"id {index}: target {target.pieces[index]!r}, drafter {drafter.pieces[index]!r}" for index in wrong[:3]
         )
         raise MismatchError(
             "The target and the drafter have different tokenizers",
