@@ -13,9 +13,7 @@ from outlex.bench import BenchResult
 SHORT = ("--max-new-tokens", 6, "--dtype", "float32", "--temperature", 0)
 
 
-def test_the_file_the_json_and_the_table_agree(
-    models: Path, trimmed: Path, prompts: Path, tmp_path: Path
-) -> None:
+def test_the_file_the_json_and_the_table_agree(models: Path, trimmed: Path, prompts: Path, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     shown = json_of(
         run(

@@ -12,9 +12,7 @@ PLAIN = ("--max-new-tokens", "12", "--dtype", "float32")
 
 
 def generated(models: Path, *arguments: object) -> Any:
-    return json_of(
-        run("generate", "--target", models / "target", "-p", "the mill", "--json", *PLAIN, *arguments)
-    )
+    return json_of(run("generate", "--target", models / "target", "-p", "the mill", "--json", *PLAIN, *arguments))
 
 
 def test_drafters_change_the_steps_and_not_the_text(models: Path, trimmed: Path) -> None:
@@ -54,9 +52,7 @@ def test_a_seed_repeats_a_sampled_text_and_is_shown(models: Path) -> None:
     again = generated(models, *hot, "--seed", first["seed"])
     other = generated(models, *hot, "--seed", first["seed"] + 1)
     assert first["token_ids"] == again["token_ids"] != other["token_ids"]
-    shown = run(
-        "generate", "--target", models / "target", "-p", "x", *PLAIN, "--temperature", "1", "--seed", 5
-    )
+    shown = run("generate", "--target", models / "target", "-p", "x", *PLAIN, "--temperature", "1", "--seed", 5)
     assert "seed" in shown.stderr
 
 
@@ -143,9 +139,7 @@ def test_show_blocks_spells_the_text_with_block_ends(models: Path) -> None:
         (["-p", "x", "--trimmed", "no-such-directory"], 1, ["no-such-directory", "outlex trim"]),
     ],
 )
-def test_bad_requests_are_explained(
-    models: Path, arguments: list[str], code: int, needles: list[str]
-) -> None:
+def test_bad_requests_are_explained(models: Path, arguments: list[str], code: int, needles: list[str]) -> None:
     result = run("generate", "--target", models / "target", *arguments)
     assert result.exit_code == code
     assert result.stdout == ""

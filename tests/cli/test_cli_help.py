@@ -12,7 +12,7 @@ from cli_builders import run
 
 import outlex
 
-COMMANDS = ("demo", "trim", "generate", "bench", "inspect")
+COMMANDS = ("demo", "trim", "generate", "bench", "inspect", "count", "merge")
 
 
 @pytest.fixture(autouse=True)

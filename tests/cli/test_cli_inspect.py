@@ -31,9 +31,7 @@ def test_trimmed_drafter(models: Path, trimmed: Path) -> None:
         assert needle in text
 
 
-def test_sub_vocabulary_needs_a_target_to_show_its_tokens(
-    models: Path, trimmed: Path, tmp_path: Path
-) -> None:
+def test_sub_vocabulary_needs_a_target_to_show_its_tokens(models: Path, trimmed: Path, tmp_path: Path) -> None:
     TrimmedDrafter.load(trimmed).vocab.save(tmp_path / "vocab")
     alone = json_of(run("inspect", tmp_path / "vocab", "--json"))
     assert (alone["kind"], alone["tokens"]) == ("sub-vocab", None)
@@ -88,9 +86,7 @@ def test_model_against_a_target(models: Path) -> None:
         ("cut.json", '{"kind": "outlex-ben', "not a benchmark result"),
     ],
 )
-def test_other_files_are_refused_with_what_is_recognised(
-    tmp_path: Path, name: str, content: str, needle: str
-) -> None:
+def test_other_files_are_refused_with_what_is_recognised(tmp_path: Path, name: str, content: str, needle: str) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     result = run("inspect", tmp_path / name)
     assert result.exit_code in (1, 2)

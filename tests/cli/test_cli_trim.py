@@ -26,9 +26,7 @@ def test_the_report_agrees_with_the_artifact(models: Path, counts: Path, tmp_pat
     assert report["n_must_keep"]["stop"] == 1
     kept = set(saved.vocab.draft_to_target.tolist())
     wanted = {int(i): n for i, n in json.loads(counts.read_text(encoding="utf-8")).items()}
-    assert report["coverage"] == pytest.approx(
-        sum(n for i, n in wanted.items() if i in kept) / sum(wanted.values())
-    )
+    assert report["coverage"] == pytest.approx(sum(n for i, n in wanted.items() if i in kept) / sum(wanted.values()))
     ranked_or_must = set(wanted) | set(saved.vocab.must_keep_ids)
     assert report["selection"]["n_filled"] == len(kept - ranked_or_must)
     assert f"--target {models / 'target'}" in report["next"]
@@ -78,9 +76,7 @@ def test_keep_takes_ids_pieces_and_text(models: Path, counts: Path, tmp_path: Pa
         *("--keep", piece, "--keep", text, "--keep", pieces[last]),
     )
     assert result.exit_code == 0, result.stderr
-    assert {pieces[piece], pieces[other], pieces[last]} <= set(
-        TrimmedDrafter.load(out).vocab.draft_to_target.tolist()
-    )
+    assert {pieces[piece], pieces[other], pieces[last]} <= set(TrimmedDrafter.load(out).vocab.draft_to_target.tolist())
 
 
 def test_an_artifact_is_replaced_and_anything_else_is_not(models: Path, counts: Path, tmp_path: Path) -> None:
@@ -99,9 +95,7 @@ def test_an_artifact_is_replaced_and_anything_else_is_not(models: Path, counts: 
 
 
 @pytest.mark.parametrize("size", [0, -5, 100, N_ROWS, 10**9])
-def test_impossible_sizes_name_the_possible_ones(
-    models: Path, counts: Path, tmp_path: Path, size: int
-) -> None:
+def test_impossible_sizes_name_the_possible_ones(models: Path, counts: Path, tmp_path: Path, size: int) -> None:
     result = run("trim", models / "drafter", "--tokens", counts, "--size", size, "-o", tmp_path / "t")
     assert result.exit_code == 2
     assert "choose a --size from 2" in result.stderr

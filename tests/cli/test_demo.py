@@ -104,6 +104,12 @@ def test_a_budget_must_be_positive(budget_s: float) -> None:
         DemoConfig(budget_s=budget_s)
 
 
+def test_a_budget_of_nothing_is_refused_before_anything_is_loaded() -> None:
+    result = run("demo", "--budget-s", 0)
+    assert result.exit_code == 2
+    assert "--budget-s 60" in result.stderr
+
+
 def test_pairs_are_in_the_catalogue_and_in_the_command() -> None:
     from outlex.cli.demo import Pair
 
@@ -117,9 +123,7 @@ def test_prompts_differ_in_kind_from_their_neighbours() -> None:
     assert len({text for _, text in PROMPTS}) == len(PROMPTS) >= 8
 
 
-def test_the_ranking_prefers_counted_tokens_words_and_low_ids(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_ranking_prefers_counted_tokens_words_and_low_ids(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = load_model(models / "target", progress=False).tokenizer
     facts = facts_of(tokenizer)
     piece = {token: i for i, token in enumerate(facts.pieces)}

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["PAIRS", "DemoConfig", "DemoResult"]
 
 # name -> target, drafter
-PAIRS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {"qwen": ("qwen15", "qwen05"), "smol": ("smol135", "smol135")}
-)
+PAIRS: Mapping[str, tuple[str, str]] = MappingProxyType({"qwen": ("qwen15", "qwen05"), "smol": ("smol135", "smol135")})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,9 +50,7 @@ def measure_within(
         device=config.device,
         threads=config.threads,
     )
-    methods = build_methods(
-        bench_config, target=models.target, drafter=models.drafter, trimmed=models.trimmed
-    )
+    methods = build_methods(bench_config, target=models.target, drafter=models.drafter, trimmed=models.trimmed)
     prompt_ids = [encode_prompt(models.target, record, raw=False) for record in records]
     check_lengths(bench_config, models, records, prompt_ids)
     device = models.target.device

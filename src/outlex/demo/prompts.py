@@ -45,7 +45,6 @@ PROMPTS: tuple[tuple[str, str], ...] = (
     ),
     (
         "table",
-        "Compare a bicycle, a scooter and a bus pass for a 6 km commute in a small table:"
-        " cost a month, time, rain.",
+        "Compare a bicycle, a scooter and a bus pass for a 6 km commute in a small table: cost a month, time, rain.",
     ),
 )

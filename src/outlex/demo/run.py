@@ -51,9 +51,7 @@ def run_demo(config: DemoConfig, *, on_note: Callable[[str], None], on_elapsed: 
 
     models = BenchModels(target=target, drafter=drafter, trimmed=(trimmed,))
     records = _write_prompts(folder / "prompts.jsonl")
-    bench = measure_within(
-        config, models, records, prompts_file=folder / "prompts.jsonl", on_elapsed=on_elapsed
-    )
+    bench = measure_within(config, models, records, prompts_file=folder / "prompts.jsonl", on_elapsed=on_elapsed)
     bench.save(folder / "result.json")
     times.append(time.perf_counter())
     return DemoResult(
@@ -67,9 +65,7 @@ def run_demo(config: DemoConfig, *, on_note: Callable[[str], None], on_elapsed: 
         coverage=_coverage(bench, trimmed.vocab),
         seconds={
             name: end - begin
-            for name, begin, end in zip(
-                ("models", "vocabulary", "decoding"), times[:-1], times[1:], strict=True
-            )
+            for name, begin, end in zip(("models", "vocabulary", "decoding"), times[:-1], times[1:], strict=True)
         },
     )
 
@@ -92,9 +88,7 @@ def _load_pair(config: DemoConfig, on_note: Callable[[str], None]) -> tuple[Lang
     return target, load(config.drafter)
 
 
-def _trim(
-    config: DemoConfig, target: LanguageModel, drafter: LanguageModel, *, ranking_file: Path
-) -> TrimmedDrafter:
+def _trim(config: DemoConfig, target: LanguageModel, drafter: LanguageModel, *, ranking_file: Path) -> TrimmedDrafter:
     facts = facts_of(drafter.tokenizer)
     check_same_tokenizer(facts_of(target.tokenizer), facts)
     ids, provenance = prior_ranking(drafter.tokenizer, facts)

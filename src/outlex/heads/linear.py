@@ -116,7 +116,8 @@ class FullHead(_StaticHead):
     """
 
     def __init__(self, linear: LinearHead, *, n_target: int) -> None:
-        super().__init__(linear, TokenMap.identity(linear.n_rows, n_target), name="untrimmed")
+        token_map = TokenMap.identity(linear.n_rows, n_target).to(linear.weight.device)
+        super().__init__(linear, token_map, name="untrimmed")
 
 
 class TrimmedHead(_StaticHead):
