@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from outlex import __version__
-from outlex.cli import bench, demo, generate, inspect, trim
+from outlex.cli import bench, count, demo, forecast, generate, inspect, merge, trace, trim
 from outlex.cli.failures import EXIT_INTERRUPTED, EXIT_OTHER, explain, silence_stdout
 from outlex.cli.output import say
 
@@ -87,7 +87,17 @@ def _help(command: Callable[..., None]) -> str:
     return "\n\n".join(p if p.startswith("\b") else p.replace("\n", " ") for p in paragraphs)
 
 
-for _command in (demo.demo, trim.trim, generate.generate, bench.bench, inspect.inspect):
+for _command in (
+    demo.demo,
+    count.count,
+    merge.merge,
+    trace.trace,
+    trim.trim,
+    forecast.forecast,
+    generate.generate,
+    bench.bench,
+    inspect.inspect,
+):
     app.command(_command.__name__, help=_help(_command))(_command)
 
 

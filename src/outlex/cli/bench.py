@@ -31,22 +31,16 @@ def bench(
     target: Annotated[str, typer.Option("--target", help=f"The target: {MODEL_HELP}.")],
     prompts: Annotated[
         Path,
-        typer.Option(
-            "--prompts", help="JSON lines with 'prompt' or 'messages', and 'id' and 'domain' if you like."
-        ),
+        typer.Option("--prompts", help="JSON lines with 'prompt' or 'messages', and 'id' and 'domain' if you like."),
     ],
-    drafter: Annotated[
-        str | None, typer.Option("--drafter", help="A smaller model with the same tokenizer.")
-    ] = None,
+    drafter: Annotated[str | None, typer.Option("--drafter", help="A smaller model with the same tokenizer.")] = None,
     trimmed: Annotated[
         list[Path] | None,
         typer.Option("--trimmed", help="Directory of `outlex trim`; several are several methods."),
     ] = None,
     baselines: Annotated[
         str,
-        typer.Option(
-            "--baselines", help="Any of ar, transformers-ar, transformers, untrimmed, with commas between."
-        ),
+        typer.Option("--baselines", help="Any of ar, transformers-ar, transformers, untrimmed, with commas between."),
     ] = "ar,untrimmed,transformers",
     limit: Annotated[
         int | None,
@@ -60,21 +54,13 @@ def bench(
             help="JSON file to write; until it is complete, OUTPUT.partial has what is done.",
         ),
     ] = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Take prompts as they are, without the chat template.")
-    ] = False,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, help="Tokens a prompt, at most.")
-    ] = 64,
+    raw: Annotated[bool, typer.Option("--raw", help="Take prompts as they are, without the chat template.")] = False,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens a prompt, at most.")] = 64,
     ignore_stop: Annotated[
         bool, typer.Option("--ignore-stop", help="Go on after stop tokens: every run has the same length.")
     ] = False,
-    draft_len: Annotated[
-        int, typer.Option("--draft-len", min=1, help="Tokens drafted before each target pass.")
-    ] = 4,
-    repeats: Annotated[
-        int, typer.Option("--repeats", min=1, help="Runs of each prompt, temperature and method.")
-    ] = 1,
+    draft_len: Annotated[int, typer.Option("--draft-len", min=1, help="Tokens drafted before each target pass.")] = 4,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of each prompt, temperature and method.")] = 1,
     temperature: Annotated[
         list[float] | None,
         typer.Option(

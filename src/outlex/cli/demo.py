@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -45,9 +44,7 @@ def demo(
     ] = False,
     budget_s: Annotated[
         float | None,
-        typer.Option(
-            "--budget-s", help="Seconds of decoding; prompts are added while they fit. Default: 240."
-        ),
+        typer.Option("--budget-s", help="Seconds of decoding; prompts are added while they fit. Default: 240."),
     ] = None,
     size: Annotated[int, typer.Option("--size", help="Rows of the trimmed head.")] = 16_384,
     as_json: JsonOption = False,
@@ -69,11 +66,13 @@ def demo(
 
     machine = Machine(dtype=dtype, device=device, threads=threads)
     target, drafter = PAIRS[pair.value]
+    if budget_s is None:
+        budget_s = _QUICK_BUDGET_S if quick else DemoConfig.budget_s
     config = DemoConfig(
         target=target,
         drafter=drafter,
         size=size,
-        budget_s=budget_s or (_QUICK_BUDGET_S if quick else DemoConfig.budget_s),
+        budget_s=budget_s,
         max_new_tokens=_QUICK_TOKENS if quick else DemoConfig.max_new_tokens,
         dtype=dtype,
         device=device,
@@ -91,27 +90,20 @@ def demo(
 
 
 def _next_commands(result: DemoResult, target: str, drafter: str) -> dict[str, str]:
-    trimmed, other = str(result.trimmed), Path(f"{drafter}-{2 * result.n_draft}")
+    # twice the rows, where that still leaves out a good part of the vocabulary
+    n_other = result.n_draft * 2 if result.n_draft * 3 < result.n_full else result.n_draft // 2
+    trimmed, other = str(result.trimmed), f"{drafter}-{n_other}"
     pair = ["--target", target, "--drafter", drafter]
     return {
         "see which tokens were drafted": copyable(
             ["generate", *pair, "--trimmed", trimmed, "--show-blocks", "-p", "Write a haiku about words."]
         ),
         "trim to another size": copyable(
-            [
-                "trim",
-                drafter,
-                "--tokens",
-                str(result.ranking),
-                "--size",
-                str(2 * result.n_draft),
-                "-o",
-                str(other),
-            ]
+            ["trim", drafter, "--tokens", str(result.ranking), "--size", str(n_other), "-o", other]
         ),
         "compare the two, with more prompts and tokens": copyable(
             [
-                *("bench", *pair, "--trimmed", trimmed, "--trimmed", str(other)),
+                *("bench", *pair, "--trimmed", trimmed, "--trimmed", other),
                 *("--prompts", str(result.prompts), "-o", "result.json"),
             ]
         ),

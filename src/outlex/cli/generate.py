@@ -30,15 +30,9 @@ def generate(
         Path | None,
         typer.Option("--trimmed", help="Directory of `outlex trim`; alone, it also loads its base drafter."),
     ] = None,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="The prompt; - reads it from stdin.")
-    ] = None,
-    prompt_file: Annotated[
-        Path | None, typer.Option("--prompt-file", help="A UTF-8 file with the prompt.")
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option("--system", help="A system message for the chat template.")
-    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; - reads it from stdin.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option("--prompt-file", help="A UTF-8 file with the prompt.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="A system message for the chat template.")] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text as it is, without the model's chat template.")
     ] = False,
@@ -46,9 +40,7 @@ def generate(
     stop: Annotated[
         list[str] | None, typer.Option("--stop", help="Text that ends the output; can be given repeatedly.")
     ] = None,
-    temperature: Annotated[
-        float, typer.Option("--temperature", help="0 is greedy.", rich_help_panel=_SAMPLING)
-    ] = 0.0,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.", rich_help_panel=_SAMPLING)] = 0.0,
     top_k: Annotated[int, typer.Option("--top-k", help="0 is off.", rich_help_panel=_SAMPLING)] = 0,
     top_p: Annotated[float, typer.Option("--top-p", help="1 is off.", rich_help_panel=_SAMPLING)] = 1.0,
     min_p: Annotated[float, typer.Option("--min-p", help="0 is off.", rich_help_panel=_SAMPLING)] = 0.0,
@@ -63,17 +55,13 @@ def generate(
     ] = None,
     draft_len: Annotated[
         int,
-        typer.Option(
-            "--draft-len", min=1, help="Tokens drafted before each target pass.", rich_help_panel=_DRAFTING
-        ),
+        typer.Option("--draft-len", min=1, help="Tokens drafted before each target pass.", rich_help_panel=_DRAFTING),
     ] = 4,
     proposal: Annotated[
         ProposalName,
         typer.Option("--proposal", help="How draft tokens are drawn.", rich_help_panel=_DRAFTING),
     ] = ProposalName.tli,
-    no_stream: Annotated[
-        bool, typer.Option("--no-stream", help="Print the text at the end, in one piece.")
-    ] = False,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the text at the end, in one piece.")] = False,
     show_blocks: Annotated[
         bool,
         typer.Option("--show-blocks", help="Show on stderr which tokens were accepted, recovered or bonus."),

@@ -108,8 +108,7 @@ def print_statistics(request: Request, generation: Generation) -> None:
     }
     if generation.n_tested:
         facts["acceptance_rate"] = (
-            f"{generation.acceptance_rate:.3f}"
-            f" ({generation.n_accepted} of {generation.n_tested} tested drafts)"
+            f"{generation.acceptance_rate:.3f} ({generation.n_accepted} of {generation.n_tested} tested drafts)"
         )
         facts["block_efficiency"] = (
             f"{generation.block_efficiency:.2f} tokens a target pass ({len(generation.steps)} passes)"

@@ -55,9 +55,7 @@ def inspect(
       outlex inspect result.json
       outlex inspect smol135
     """
-    config = InspectConfig(
-        path=path, target=target, machine=Machine(dtype=dtype, device=device, threads=threads)
-    )
+    config = InspectConfig(path=path, target=target, machine=Machine(dtype=dtype, device=device, threads=threads))
     place = Path(path).expanduser()
     if (place / "outlex.json").exists():
         _artifact(config, place, as_json=as_json)
@@ -98,9 +96,7 @@ def _bench(config: InspectConfig, place: Path, *, as_json: bool) -> None:
     from outlex.cli.results import bench_json
 
     if config.target is not None:
-        raise InputError(
-            "--target has no meaning for a benchmark result", got=config.target, next_step="leave it out"
-        )
+        raise InputError("--target has no meaning for a benchmark result", got=config.target, next_step="leave it out")
     try:
         result = BenchResult.load(place)
     except ArtifactError as error:

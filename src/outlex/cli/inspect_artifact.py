@@ -110,9 +110,7 @@ def _local_tokenizer(source: str, machine: Machine) -> PreTrainedTokenizerBase |
     found: Path | str | None = source
     if source in CATALOGUE:
         entry = CATALOGUE[source]
-        converted = finished_conversion(
-            source, sha256=entry.gguf_sha256, out_dir=root / "converted", dtype=dtype
-        )
+        converted = finished_conversion(source, sha256=entry.gguf_sha256, out_dir=root / "converted", dtype=dtype)
         found = converted or entry.hub_id
     elif place.suffix == ".gguf" and place.is_file():
         sha256 = stamped_sha256(place, root=root)
@@ -145,9 +143,7 @@ def print_artifact(description: dict[str, Any]) -> None:
         facts[f"from: {name}"] = (
             ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         )
-    facts["written by"] = ", ".join(
-        f"{name} {version}" for name, version in description["written_by"].items()
-    )
+    facts["written by"] = ", ".join(f"{name} {version}" for name, version in description["written_by"].items())
     if "target" in description:
         target = description["target"]
         facts["fits target"] = f"yes: {target['name']}, {target['n_rows']:,} rows"

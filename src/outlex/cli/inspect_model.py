@@ -68,8 +68,7 @@ def print_model(description: dict[str, Any]) -> None:
     size = f"{human_bytes(d['n_bytes'])} in {d['machine']['dtype']}"
     facts = {
         "model": f"{d['name']} ({d['source']}), {d['type']}, {size}",
-        "vocabulary": f"{d['n_rows']:,} rows, {d['n_tokenizer']:,} tokenizer entries,"
-        f" {d['n_must_keep']} must-keep",
+        "vocabulary": f"{d['n_rows']:,} rows, {d['n_tokenizer']:,} tokenizer entries, {d['n_must_keep']} must-keep",
         "context": f"{d['max_length']:,} tokens, {chat} chat template, stops at {' '.join(d['stop_tokens'])}",
         "LM head": f"{human_bytes(d['head_bytes'])}, {d['hidden_size']} wide, {place} the input embeddings",
         "one step": f"reads {human_bytes(d['step_bytes'])}, {d['head_share']:.2f} of it for the head",
@@ -81,9 +80,7 @@ def print_model(description: dict[str, Any]) -> None:
     console = stdout_console()
     print_facts(console, facts)
     saved = 1 - trimmed["step_bytes"] / d["step_bytes"]
-    verdict = (
-        f"As a drafter, a head of {trimmed['n_draft']:,} rows would save {saved:.2f} of the bytes of a step"
-    )
+    verdict = f"As a drafter, a head of {trimmed['n_draft']:,} rows would save {saved:.2f} of the bytes of a step"
     if saved < _SMALL_SAVING:
         verdict += ": little to gain."
     else:

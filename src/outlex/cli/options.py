@@ -34,9 +34,7 @@ DtypeOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
-DeviceOption = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_PANEL)
-]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_PANEL)]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
@@ -46,9 +44,7 @@ ThreadsOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")]
 
 
 @dataclass(frozen=True, kw_only=True)

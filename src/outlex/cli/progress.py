@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from outlex.cli.output import say, stderr_console
+from outlex.cli.output import human_bytes, human_duration, say, stderr_console
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -34,13 +34,17 @@ class Ticker:
 
     def of_total(self, n_done: int, n_total: int, label: str) -> None:
         """`n_done` of `n_total` runs are done; `label` comes next."""
-        self._tell(
-            n_done, n_total, label, line=f"{n_done + 1} of {n_total}: {label}" if n_done < n_total else label
-        )
+        self._tell(n_done, n_total, label, line=f"{n_done + 1} of {n_total}: {label}" if n_done < n_total else label)
 
     def of_time(self, elapsed_s: float, budget_s: float, label: str) -> None:
         """`elapsed_s` of the time are used; `label` comes next."""
         self._tell(elapsed_s, budget_s, label, line=f"{elapsed_s:.0f} of at most {budget_s:.0f} s: {label}")
+
+    def of_bytes(self, n_done: int, n_total: int, label: str, *, elapsed_s: float) -> None:
+        """`n_done` of `n_total` bytes were read in `elapsed_s`; `label` says more."""
+        left = "" if not 0 < n_done < n_total else f", {human_duration(elapsed_s * (n_total / n_done - 1))} left"
+        line = f"{human_bytes(n_done)} of {human_bytes(n_total)}{left}: {label}"
+        self._tell(n_done, n_total, label, line=line)
 
     def _tell(self, done: float, total: float, label: str, *, line: str) -> None:
         console = stderr_console()

@@ -110,9 +110,7 @@ def _run(config: TrimConfig) -> dict[str, Any]:
 
     check_destination(config.output, kind=KIND)
     if not config.tokens.exists():
-        raise InputError(
-            "There is no such token list", got=config.tokens, next_step="check the path given as --tokens"
-        )
+        raise InputError("There is no such token list", got=config.tokens, next_step="check the path given as --tokens")
     drafter = config.machine.load(config.drafter)
     facts = facts_of(drafter.tokenizer)
     ranking = read_ranking(config.tokens, n_tokenizer=facts.n_entries)
@@ -192,9 +190,7 @@ def _report(
 
 def _print(result: dict[str, Any]) -> None:
     console, selection, head = stdout_console(), result["selection"], result["head_bytes"]
-    reasons = ", ".join(
-        f"{reason} {n}" for reason, n in result["n_must_keep"].items() if n and reason != "all"
-    )
+    reasons = ", ".join(f"{reason} {n}" for reason, n in result["n_must_keep"].items() if n and reason != "all")
     coverage = result["coverage"]
     print_facts(
         console,
@@ -204,9 +200,7 @@ def _print(result: dict[str, Any]) -> None:
             "must-keep": f"{selection['n_must_keep']} ({reasons}; a token can have several reasons)",
             "not ranked": f"{selection['n_filled']:,} rows filled in the tokenizer's own order",
             "LM head": f"{human_bytes(head['before'])} -> {human_bytes(head['after'])}",
-            "coverage": "unknown: the list has no counts"
-            if coverage is None
-            else f"{coverage:.4f} of the counts",
+            "coverage": "unknown: the list has no counts" if coverage is None else f"{coverage:.4f} of the counts",
             "fingerprint": result["fingerprint"][:12],
         },
     )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from outlex.errors import ArtifactError, ModelError
-from outlex.models.checkpoint import causal_config, check_files, damaged, read_json
+from outlex.models.checkpoint import causal_config, check_files, damaged
 from outlex.models.language_model import LanguageModel
 from outlex.models.locate import Located, locate
 from outlex.models.options import resolve_device, resolve_dtype, use_threads
 from outlex.models.progress import Reporter
+from outlex.models.tokenizer import quiet_transformers, read_tokenizer
 
 __all__ = ["LanguageModel", "load_model"]
 
@@ -59,10 +57,10 @@ def load_model(
     report = Reporter(enabled=progress)
     located = locate(source, dtype=torch_dtype, cache_dir=cache_dir, report=report)
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             check_files(located.directory)
             config = causal_config(located.directory, name=located.name)
-            tokenizer = _load_tokenizer(located.directory)
+            tokenizer = read_tokenizer(located.directory)
             model = _load_weights(located, config=config, dtype=torch_dtype, device=torch_device)
     except ArtifactError as error:
         if not located.is_cached:
@@ -81,35 +79,6 @@ def load_model(
         dtype=torch_dtype,
         device=torch_device,
     )
-
-
-def _load_tokenizer(directory: Path) -> Any:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    # AutoTokenizer takes tokenizer.json apart and builds the family's own class from it, which takes twice as
-    # long; where tokenizer.json says everything (all conversions from GGUF), it is read as it is.
-    settings = directory / "tokenizer_config.json"
-    is_plain = settings.is_file() and read_json(settings).get("tokenizer_class") == "TokenizersBackend"
-    loader = PreTrainedTokenizerFast if is_plain else AutoTokenizer
-    try:
-        tokenizer = loader.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # the Rust side raises plain Exception
-        if (directory / "tokenizer.json").is_file():
-            raise damaged(directory / "tokenizer.json", error) from error
-        raise ModelError(
-            "transformers cannot build the tokenizer",
-            got=f"{directory}: {error}",
-            expected="a tokenizer.json file",
-            next_step="if a package is named above, install it; else save the tokenizer with save_pretrained",
-        ) from error
-    if not tokenizer.is_fast:
-        raise ModelError(
-            "outlex needs a tokenizer that the tokenizers library can run",
-            got=type(tokenizer).__name__,
-            expected="a tokenizer.json file",
-            next_step="convert it once with transformers: save_pretrained writes tokenizer.json if it can",
-        )
-    return tokenizer
 
 
 def _load_weights(located: Located, *, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
@@ -153,19 +122,3 @@ def _load_weights(located: Located, *, config: Any, dtype: torch.dtype, device: 
     if not placement:
         model = model.to(device)
     return model.eval().requires_grad_(False)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' bars and warnings off stderr: what matters in them is raised as an error here."""
-    from transformers.utils import logging
-
-    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if had_bars:
-            logging.enable_progress_bar()

@@ -49,8 +49,8 @@ def read_ranking(path: str | os.PathLike[str], *, n_tokenizer: int) -> Ranking:
     Args:
         path: a JSON list of ids (hottest first), a JSON object ``{"id": count}``, text with one ``id``
             or one ``id<TAB>count`` a line, a ``.safetensors`` file with a 1-d tensor ``counts``
-            (``n_tokenizer`` long or longer, as long as the padding counts nothing), or a directory
-            that `SubVocab.save` wrote.
+            (``n_tokenizer`` long or longer, as long as the padding counts nothing) or one of `outlex count`,
+            whose domains are added up by their weights, or a directory that `SubVocab.save` wrote.
         n_tokenizer: entries of the tokenizer that the ids belong to.
 
     Raises:
@@ -129,6 +129,8 @@ def _safetensors_counts(path: Path, data: bytes, n_tokenizer: int) -> Tensor:
     if "counts" not in tensors:
         raise _bad(path, "there is no tensor 'counts'", sorted(tensors)[:5], "a 1-d tensor 'counts'")
     counts: Tensor = tensors["counts"]
+    if counts.ndim == 2:
+        counts = _weighted_sum(path, data, counts)
     if counts.ndim != 1 or counts.numel() < n_tokenizer or counts.dtype == torch.bool or counts.is_complex():
         got = f"{counts.dtype} {list(counts.shape)}"
         raise _bad(path, "'counts' has the wrong dtype or shape", got, f"[{n_tokenizer}] of numbers")
@@ -138,6 +140,22 @@ def _safetensors_counts(path: Path, data: bytes, n_tokenizer: int) -> Tensor:
     if bool(counts[n_tokenizer:].any()):
         raise _bad(path, "ids in the padding have counts", None, f"counts only for ids below {n_tokenizer}")
     return counts[:n_tokenizer].clone()
+
+
+def _weighted_sum(path: Path, data: bytes, counts: Tensor) -> Tensor:
+    """Σ_d w_d · counts_d for a file of `outlex count`; whole numbers stay whole if all weights are 1."""
+    n_header = int.from_bytes(data[:8], "little")
+    try:
+        weights = json.loads(json.loads(data[8 : 8 + n_header])["__metadata__"]["outlex"])["weights"]
+        factors = torch.tensor(weights, dtype=torch.float64)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _bad(path, "'counts' has rows and no weights", error, "a file of outlex count, or 1-d counts") from error
+    if factors.shape != counts.shape[:1] or counts.dtype != torch.int64:
+        got = f"{counts.dtype} {list(counts.shape)}, {len(factors)} weights"
+        raise _bad(path, "'counts' does not fit its weights", got, "int64, one row for each weight")
+    if bool((factors == 1).all()):
+        return counts.sum(dim=0)
+    return (counts.double() * factors[:, None]).sum(dim=0)
 
 
 def _text(path: Path, data: bytes) -> str:

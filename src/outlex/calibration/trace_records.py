@@ -1,0 +1,229 @@
+"""What `trace.json` says: the models, how the text came about, the prompts, and the shards with their checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from outlex.errors import MismatchError
+from outlex.models.output_head import output_head
+from outlex.models.runner import BodyRunner
+
+if TYPE_CHECKING:
+    from outlex.heads.linear import LinearHead
+    from outlex.models.language_model import LanguageModel
+
+__all__ = [
+    "SCHEMA",
+    "ShardEntry",
+    "TraceHeader",
+    "TraceSettings",
+    "TracedModel",
+    "TracedPrompt",
+    "head_fingerprint",
+    "header_bytes",
+    "parse_header",
+]
+
+KIND = "outlex-traces"
+SCHEMA = 1
+_ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedModel:
+    """One of the two models, as far as a forecast needs it.
+
+    Attributes:
+        name, source: as in `LanguageModel`.
+        dtype: of weights and hidden states, "bfloat16" for example.
+        n_rows: rows of the LM head, padding included.
+        hidden_size: width of the hidden states.
+        scale, softcap: of the LM head, see `LinearHead`.
+        has_bias: whether the LM head has a bias.
+        head_fingerprint: see `head_fingerprint`.
+        body_bytes: weights that one step reads, LM head left out.
+        head_bytes: weights of the LM head.
+    """
+
+    name: str
+    source: str
+    dtype: str
+    n_rows: int
+    hidden_size: int
+    scale: float
+    softcap: float
+    has_bias: bool
+    head_fingerprint: str
+    body_bytes: int
+    head_bytes: int
+
+    @classmethod
+    def of(cls, loaded: LanguageModel) -> TracedModel:
+        """Describe a loaded model.
+
+        Raises:
+            ModelError: its head or its cache cannot be used, see `output_head` and `BodyRunner`.
+        """
+        head = output_head(loaded)
+        return cls(
+            name=loaded.name,
+            source=loaded.source,
+            dtype=str(loaded.dtype).removeprefix("torch."),
+            n_rows=head.n_rows,
+            hidden_size=int(head.weight.shape[1]),
+            scale=head.scale,
+            softcap=head.softcap,
+            has_bias=head.bias is not None,
+            head_fingerprint=head_fingerprint(head),
+            body_bytes=BodyRunner(loaded).bytes_per_step,
+            head_bytes=head.n_bytes,
+        )
+
+    def check(self, head: LinearHead, *, role: str) -> None:
+        """Check that this is the head that the hidden states belong to.
+
+        Raises:
+            MismatchError: another width, other rows or other weights.
+        """
+        shape = (head.n_rows, int(head.weight.shape[1]))
+        if shape == (self.n_rows, self.hidden_size) and head_fingerprint(head) == self.head_fingerprint:
+            return
+        raise MismatchError(
+            f"The traces were made with another {role}",
+            got=f"an LM head of {shape[0]} rows × {shape[1]}"
+            + (" with other weights" if shape == (self.n_rows, self.hidden_size) else ""),
+            expected=f"that of {self.name}: {self.n_rows} rows × {self.hidden_size}, {self.head_fingerprint[:12]}",
+            next_step=f"use {self.source!r} as {role}, or trace this pair with `outlex trace`",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceSettings:
+    """How the text came about. Traces with other settings cannot be added to the same directory.
+
+    Attributes:
+        temperature: the text was sampled at; 0 is greedy. None if the responses were given.
+        seed: every prompt's own seed follows from it and from the prompt's id.
+        max_new_tokens: responses were cut there.
+        batch_size: prompts sampled in one forward; it changes the rounding, and nothing else.
+    """
+
+    temperature: float | None
+    seed: int
+    max_new_tokens: int
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedPrompt:
+    """One prompt and its response.
+
+    Attributes:
+        id: unique in its traces.
+        domain: the group it is reported with.
+        digest: sha256 of the prompt's token ids (and of the response's, if it was given).
+        n_prompt: tokens of the prompt.
+        n_positions: tokens of the response, each a row of the traces.
+        finish_reason: "stop" (the last token ends the text) or "length".
+    """
+
+    id: str
+    domain: str
+    digest: str
+    n_prompt: int
+    n_positions: int
+    finish_reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One tensor file: name, size, checksum, and how many positions it holds."""
+
+    name: str
+    n_bytes: int
+    sha256: str
+    n_positions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceHeader:
+    """All of `trace.json`.
+
+    Attributes:
+        target, drafter: the models.
+        tokenizer_fingerprint, n_tokenizer: of the target, see `TokenizerFacts`.
+        stop_ids: tokens that end a text for either model, ascending.
+        settings: how the text came about.
+        prompts: in the order of the rows.
+        shards: in the order of the rows.
+    """
+
+    target: TracedModel
+    drafter: TracedModel
+    tokenizer_fingerprint: str
+    n_tokenizer: int
+    stop_ids: tuple[int, ...] = field(repr=False)
+    settings: TraceSettings
+    prompts: tuple[TracedPrompt, ...] = field(default=(), repr=False)
+    shards: tuple[ShardEntry, ...] = field(default=(), repr=False)
+
+    @property
+    def n_positions(self) -> int:
+        return sum(prompt.n_positions for prompt in self.prompts)
+
+    def with_shard(self, shard: ShardEntry, prompts: tuple[TracedPrompt, ...]) -> TraceHeader:
+        """The header after one more shard."""
+        return replace(self, prompts=(*self.prompts, *prompts), shards=(*self.shards, shard))
+
+
+def head_fingerprint(head: LinearHead) -> str:
+    """sha256 (hex) of an LM head's weights, bias and what follows them.
+
+    Weights count as bfloat16, so that a model loaded in bfloat16 and the same one loaded in float32 agree.
+    """
+    digest = hashlib.sha256(json.dumps([head.scale, head.softcap, head.bias is not None]).encode())
+    for tensor in (head.weight, head.bias):
+        if tensor is not None:
+            for rows in tensor.split(_ROWS_AT_ONCE):
+                digest.update(rows.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def header_bytes(header: TraceHeader) -> bytes:
+    """The file: JSON with a checksum over its own values."""
+    body = {"kind": KIND, "schema": SCHEMA, **asdict(header)}
+    body["checksum"] = _checksum(json.loads(json.dumps(body)))
+    return json.dumps(body, indent=1, allow_nan=False).encode() + b"\n"
+
+
+def parse_header(data: bytes) -> TraceHeader:
+    """The header in `data`.
+
+    Raises:
+        ValueError, KeyError, TypeError: cut off, changed, or of another kind or schema.
+    """
+    body: dict[str, Any] = json.loads(data)
+    if not isinstance(body, dict) or (body.get("kind"), body.get("schema")) != (KIND, SCHEMA):
+        raise ValueError(f"not of kind {KIND}, schema {SCHEMA}")
+    if body.pop("checksum") != _checksum(body):
+        raise ValueError("its values were changed after it was written")
+    del body["kind"], body["schema"]
+    return TraceHeader(
+        target=TracedModel(**body.pop("target")),
+        drafter=TracedModel(**body.pop("drafter")),
+        settings=TraceSettings(**body.pop("settings")),
+        prompts=tuple(TracedPrompt(**prompt) for prompt in body.pop("prompts")),
+        shards=tuple(ShardEntry(**shard) for shard in body.pop("shards")),
+        stop_ids=tuple(body.pop("stop_ids")),
+        **body,
+    )
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    rest = {key: value for key, value in body.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

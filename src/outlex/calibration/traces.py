@@ -1,0 +1,214 @@
+"""Traces: for every token of a response, the final hidden states from which both models predict it.
+
+Not the two laws themselves, which are as wide as the vocabulary: the LM heads make them again from the hidden states,
+at any temperature and for any draft vocabulary.
+
+    text       … c   x0      x1      x2          position 0, 1, 2: tokens of the response
+    row           (h_c, x0) (h_x0, x1) (h_x1, x2)    row i holds the states *before* token i
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from outlex.calibration.trace_files import TENSORS, read_header, read_shard
+from outlex.calibration.trace_records import TracedModel, TracedPrompt, TraceHeader, TraceSettings
+from outlex.errors import ArtifactError, InputError, MismatchError, NumericalError
+from outlex.models.output_head import output_head
+
+if TYPE_CHECKING:
+    from outlex.heads.linear import LinearHead
+    from outlex.models.language_model import LanguageModel
+
+__all__ = ["TraceSet", "TraceSettings", "TracedModel", "TracedPrompt"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TraceSet:
+    """Traces in memory, or a part of them.
+
+    Attributes:
+        header: models, settings and prompts; `header.prompts` are those of this set, in the order of the rows.
+        target_hidden: [n, d_t] in the target's dtype, after its last norm.
+        drafter_hidden: [n, d_d] in the drafter's dtype, after its last norm.
+        token_ids: int64 [n], the token that came at each position.
+        prompt_index: int32 [n], place of the row's prompt in `header.prompts`.
+        position: int32 [n], place of the token in its response, from 0.
+
+    Raises:
+        ArtifactError: shapes or order do not fit the header.
+        NumericalError: a hidden state is NaN or infinite.
+    """
+
+    header: TraceHeader
+    target_hidden: Tensor = field(repr=False)
+    drafter_hidden: Tensor = field(repr=False)
+    token_ids: Tensor = field(repr=False)
+    prompt_index: Tensor = field(repr=False)
+    position: Tensor = field(repr=False)
+
+    def __post_init__(self) -> None:
+        lengths = torch.tensor([prompt.n_positions for prompt in self.prompts], dtype=torch.int64)
+        n = int(lengths.sum())
+        wanted = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        places = torch.arange(n) - (lengths.cumsum(0) - lengths)[wanted]
+        fits = (
+            self.target_hidden.shape == (n, self.header.target.hidden_size)
+            and self.drafter_hidden.shape == (n, self.header.drafter.hidden_size)
+            and self.token_ids.shape == self.prompt_index.shape == self.position.shape == (n,)
+            and torch.equal(self.prompt_index.to(torch.int64), wanted)
+            and torch.equal(self.position.to(torch.int64), places)
+            and not bool(((self.token_ids < 0) | (self.token_ids >= self.header.target.n_rows)).any())
+        )
+        if not fits:
+            raise ArtifactError(
+                "The rows of the traces do not fit their header",
+                got=f"{list(self.target_hidden.shape)}, {list(self.drafter_hidden.shape)}, {len(self.token_ids)} tokens",
+                expected=f"{n} rows of {len(lengths)} prompts, one prompt after the other, tokens of the target",
+                next_step="trace again into a new directory with `outlex trace`",
+            )
+        for role, hidden in (("target", self.target_hidden), ("drafter", self.drafter_hidden)):
+            broken = ~hidden.isfinite().all(-1)
+            if bool(broken.any()):
+                prompt = self.prompts[int(wanted[broken][0])]
+                raise NumericalError(
+                    f"The traces hold NaN or infinity in the {role}'s hidden states",
+                    got=f"{int(broken.sum())} of {n} rows, first in prompt {prompt.id!r}",
+                    expected="finite numbers",
+                    next_step="trace again in float32 (--dtype float32); if it stays, the checkpoint is damaged",
+                )
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> TraceSet:
+        """Read traces; a run that was cut off has those it had committed.
+
+        Raises:
+            ArtifactError: something is missing, truncated or changed, or there is no trace yet.
+            NumericalError: a hidden state is NaN or infinite.
+        """
+        directory = Path(directory)
+        header = read_header(directory)
+        if not header.shards:
+            raise ArtifactError(
+                f"{directory} holds no trace yet",
+                got="a run that was stopped before its first prompts were done",
+                expected="at least one traced prompt",
+                next_step="run the same `outlex trace` command again: it goes on where it stopped",
+            )
+        shards = [read_shard(directory, entry) for entry in header.shards]
+        # one shard stays mapped; several become one piece of memory, 5 kB a position for a pair of 1,536 and 896
+        tensors = {name: shards[0][name] if len(shards) == 1 else torch.cat([s[name] for s in shards]) for name in TENSORS}
+        return cls(header=header, **tensors)
+
+    @property
+    def prompts(self) -> tuple[TracedPrompt, ...]:
+        return self.header.prompts
+
+    @property
+    def temperature(self) -> float | None:
+        """At which the text was sampled; None if the responses were given."""
+        return self.header.settings.temperature
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """In the order in which they first appear."""
+        return tuple(dict.fromkeys(prompt.domain for prompt in self.prompts))
+
+    def __len__(self) -> int:
+        """Positions."""
+        return int(self.token_ids.shape[0])
+
+    def blocks(self, n_rows: int) -> Iterator[slice]:
+        """Slices of at most `n_rows` rows that cover everything, in order."""
+        return (slice(start, min(start + n_rows, len(self))) for start in range(0, len(self), n_rows))
+
+    def check_pair(self, target: LanguageModel, drafter: LanguageModel) -> None:
+        """Check that these two models made the traces.
+
+        Raises:
+            MismatchError: one of them did not.
+        """
+        self.check_heads(output_head(target), output_head(drafter))
+
+    def check_heads(self, target: LinearHead, drafter: LinearHead) -> None:
+        """The same for the LM heads alone."""
+        self.header.target.check(target, role="target")
+        self.header.drafter.check(drafter, role="drafter")
+
+    def check_vocab(self, fingerprint: str, n_tokenizer: int, *, what: str) -> None:
+        """Check that a draft vocabulary speaks of the tokenizer of these traces.
+
+        Raises:
+            MismatchError: it does not.
+        """
+        if fingerprint != self.header.tokenizer_fingerprint:
+            raise MismatchError(
+                f"{what} was made for another tokenizer than the traces",
+                got=f"{n_tokenizer} entries, fingerprint {fingerprint[:12]}",
+                expected=f"{self.header.n_tokenizer} entries, fingerprint {self.header.tokenizer_fingerprint[:12]}",
+                next_step="trim a drafter of the traced pair, or trace the pair that this belongs to",
+            )
+
+    def domain(self, name: str) -> TraceSet:
+        """The prompts of one domain.
+
+        Raises:
+            InputError: there is no such domain.
+        """
+        return self.select([i for i, prompt in enumerate(self.prompts) if prompt.domain == name], what=f"domain {name!r}")
+
+    def split(self, fraction: float, *, seed: int = 0) -> tuple[TraceSet, TraceSet]:
+        """Two parts, by prompt: `fraction` of the prompts of each domain, and the others.
+
+        A prompt's place depends on the seed and its id alone, not on the order of the traces.
+
+        Raises:
+            InputError: the fraction is not between 0 and 1, or one part would be empty.
+        """
+        if not 0 < fraction < 1:
+            raise InputError("The traces cannot be split so", got=fraction, expected="a fraction between 0 and 1")
+        first: set[int] = set()
+        for name in self.domains:
+            own = [i for i, prompt in enumerate(self.prompts) if prompt.domain == name]
+            own.sort(key=lambda i: hashlib.sha256(f"{seed}\0{self.prompts[i].id}".encode()).digest())
+            first.update(own[: round(fraction * len(own))])
+        second = [i for i in range(len(self.prompts)) if i not in first]
+        return self.select(first, what="the first part"), self.select(second, what="the second part")
+
+    def select(self, indices: Iterable[int], *, what: str = "the selection") -> TraceSet:
+        """Some of the prompts, in the order they have here.
+
+        Raises:
+            InputError: none is left.
+        """
+        kept = sorted(set(indices))
+        if not kept:
+            raise InputError(
+                f"No traced prompt is in {what}",
+                got=f"{len(self.prompts)} prompts of the domains {', '.join(self.domains)}",
+                next_step="trace more prompts with `outlex trace`, or ask for another part",
+            )
+        new_index = torch.full((len(self.prompts),), -1, dtype=torch.int32)
+        new_index[kept] = torch.arange(len(kept), dtype=torch.int32)
+        renumbered = new_index[self.prompt_index.to(torch.int64)]
+        rows = (renumbered >= 0).nonzero().squeeze(-1)
+        return TraceSet(
+            header=replace(self.header, prompts=_picked(self.prompts, kept)),
+            target_hidden=self.target_hidden[rows],
+            drafter_hidden=self.drafter_hidden[rows],
+            token_ids=self.token_ids[rows],
+            prompt_index=renumbered[rows],
+            position=self.position[rows],
+        )
+
+
+def _picked(prompts: Sequence[TracedPrompt], kept: Sequence[int]) -> tuple[TracedPrompt, ...]:
+    return tuple(prompts[i] for i in kept)

@@ -1,0 +1,114 @@
+"""What is compared: draft vocabularies, and how the ones that contain each other share their columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from outlex.calibration.trace_records import head_fingerprint
+from outlex.calibration.traces import TraceSet
+from outlex.drafters.trimmed import TrimmedDrafter
+from outlex.errors import MismatchError
+from outlex.heads.linear import LinearHead, trim_head
+from outlex.vocab.sub_vocab import SubVocab
+from outlex.vocab.token_map import TokenMap
+
+__all__ = ["UNTRIMMED", "Candidate", "Family", "candidates_for", "families"]
+
+UNTRIMMED = "untrimmed"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate:
+    """One draft vocabulary.
+
+    Attributes:
+        name: "untrimmed" or "trimmed-<size>", with "#1", "#2" … where a size comes twice.
+        ids: int64 [n_draft], its target ids; None for every row of the drafter's head.
+        n_draft: rows of the draft head.
+    """
+
+    name: str
+    ids: Tensor | None = field(default=None, repr=False)
+    n_draft: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Family:
+    """Candidates of which each contains the smaller ones: all are first columns of one order.
+
+    Attributes:
+        order: int64 [n], ids of the largest member, those of smaller ones first; None for the untrimmed head.
+        members: (index of the candidate, map of its columns).
+    """
+
+    order: Tensor | None
+    members: tuple[tuple[int, TokenMap], ...]
+
+
+def candidates_for(
+    vocabs: Sequence[SubVocab | TrimmedDrafter], *, traces: TraceSet, target_head: LinearHead, drafter_head: LinearHead
+) -> list[Candidate]:
+    """The untrimmed head first, then the given ones.
+
+    Raises:
+        MismatchError: another tokenizer, or rows that were cut from another drafter.
+        VocabError: an id that the target's head does not have.
+    """
+    sizes = [v.vocab.n_draft if isinstance(v, TrimmedDrafter) else v.n_draft for v in vocabs]
+    used: Counter[int] = Counter()
+    found = [Candidate(name=UNTRIMMED, n_draft=drafter_head.n_rows)]
+    for given, size in zip(vocabs, sizes, strict=True):
+        used[size] += 1
+        name = f"trimmed-{size}" + (f"#{used[size]}" if sizes.count(size) > 1 else "")
+        vocab = given.vocab if isinstance(given, TrimmedDrafter) else given
+        traces.check_vocab(vocab.tokenizer_fingerprint, vocab.n_tokenizer, what=name)
+        cut = trim_head(drafter_head, vocab).linear
+        if isinstance(given, TrimmedDrafter) and not _same_rows(given.linear, cut):
+            raise MismatchError(
+                f"{name} was cut from another drafter than the traced one",
+                got=f"rows of {given.base_name}",
+                expected=f"rows of {traces.header.drafter.name}",
+                next_step=f"trim {traces.header.drafter.source!r}, or trace the pair with {given.base_source!r}",
+            )
+        ids = vocab.with_target_width(target_head.n_rows).draft_to_target
+        found.append(Candidate(name=name, ids=ids, n_draft=size))
+    return found
+
+
+def families(candidates: Sequence[Candidate], *, n_target: int, device: torch.device) -> list[Family]:
+    """Group candidates so that each family's columns are gathered once.
+
+    Sizes of one ranking are nested sets, whatever their order, because must-keep ids are in all of them. In an order
+    that lists the smallest one's ids first, every member is a prefix, and its columns a view.
+    """
+    trimmed = sorted(((i, c.ids) for i, c in enumerate(candidates) if c.ids is not None), key=lambda pair: len(pair[1]))
+    chains: list[list[tuple[int, Tensor]]] = []
+    for index, ids in trimmed:
+        fitting = (chain for chain in chains if bool(torch.isin(chain[-1][1], ids).all()))
+        chain = next(fitting, None)
+        if chain is None:
+            chains.append([(index, ids)])
+        else:
+            chain.append((index, ids))
+    grouped = [
+        Family(order=None, members=((i, TokenMap.identity(c.n_draft, n_target)),))
+        for i, c in enumerate(candidates)
+        if c.ids is None
+    ]
+    for chain in chains:
+        order = torch.empty(0, dtype=torch.int64)
+        members = []
+        for index, ids in chain:
+            order = torch.cat([order, ids[~torch.isin(ids, order)]])
+            members.append((index, TokenMap(order, n_draft=len(order), n_target=n_target).to(device)))
+        grouped.append(Family(order=order.to(device), members=tuple(members)))
+    return grouped
+
+
+def _same_rows(stored: LinearHead, cut: LinearHead) -> bool:
+    return stored.weight.shape == cut.weight.shape and head_fingerprint(stored) == head_fingerprint(cut)

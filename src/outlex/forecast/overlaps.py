@@ -1,0 +1,157 @@
+"""β at every traced position, for every candidate and temperature, in one pass over the hidden states.
+
+The two heads are as wide as the vocabulary and are applied once a block of positions. Everything after that is shared
+as far as it can be: the target's law by all candidates, the gathered columns by all candidates of a family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from outlex.errors import NumericalError
+from outlex.forecast.candidates import Candidate, Family, families
+from outlex.proposals.base import DraftScores, HotLaw, Proposal, ProposalLaw
+from outlex.sampling import SamplingParams, probabilities
+from outlex.verify import overlap
+
+if TYPE_CHECKING:
+    from outlex.calibration.traces import TraceSet
+    from outlex.heads.linear import LinearHead
+
+__all__ = ["Overlaps", "OverlapTable", "overlap_table"]
+
+Floats = npt.NDArray[np.float64]
+_ROWS_AT_ONCE = 64  # a law of 64 rows of 151,936 in float32 has 39 MB
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Overlaps:
+    """One candidate at one temperature, [n_positions] float64 each.
+
+    Attributes:
+        beta: Σ_v min(p_v, q̃_v).
+        accept: min(1, q̃(x) / p(x)) for the token x of the text; 0 where p(x) is 0.
+        oov_mass: Σ p_v over tokens without a row in the draft head.
+    """
+
+    beta: Floats
+    accept: Floats
+    oov_mass: Floats
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OverlapTable:
+    """Everything that forecasts need of the two laws.
+
+    Attributes:
+        cells: (index of the candidate, temperature) -> its overlaps.
+        mass_of_half: temperature -> Σ p over the positions of each half of the prompts, float64 [2, n_target].
+        n_of_half: positions of each half.
+    """
+
+    cells: dict[tuple[int, float], Overlaps] = field(repr=False)
+    mass_of_half: dict[float, Tensor] = field(repr=False)
+    n_of_half: tuple[int, int]
+
+
+@torch.inference_mode()
+def overlap_table(
+    traces: TraceSet,
+    *,
+    target_head: LinearHead,
+    drafter_head: LinearHead,
+    candidates: Sequence[Candidate],
+    temperatures: Sequence[float],
+    proposal: Proposal,
+    on_progress: Callable[[int, int], None],
+) -> OverlapTable:
+    """Compute both laws at every position, and what candidates make of them.
+
+    Args:
+        traces: of the pair.
+        target_head, drafter_head: of the pair, whole, on one device.
+        candidates: what to compare.
+        temperatures: of both laws.
+        proposal: q ↦ q̃.
+        on_progress: called with the positions done and all positions.
+
+    Raises:
+        NumericalError: logits hold NaN or infinity.
+    """
+    device, dtype = target_head.weight.device, target_head.weight.dtype
+    groups = families(candidates, n_target=target_head.n_rows, device=device)
+    n = len(traces)
+    sums = {(i, t): np.empty((3, n)) for i in range(len(candidates)) for t in temperatures}
+    half_of_row = (traces.prompt_index.to(torch.int64) % 2).to(torch.float32).to(device)
+    masses = {t: torch.zeros(2, target_head.n_rows, dtype=torch.float64, device=device) for t in temperatures}
+    for rows in traces.blocks(_ROWS_AT_ONCE):
+        on_progress(rows.start, n)
+        target_logits = target_head.logits(traces.target_hidden[rows].to(device, dtype))
+        hidden = traces.drafter_hidden[rows].to(device, drafter_head.weight.dtype)
+        logits = drafter_head.logits(hidden)
+        scores = [_scores(group, logits, hidden) for group in groups]
+        text = traces.token_ids[rows].to(device)
+        odd = half_of_row[rows]
+        halves = torch.stack([1 - odd, odd])
+        for temperature in temperatures:
+            params = SamplingParams(temperature=temperature)
+            p = probabilities(target_logits, params)
+            _check(p, "target")
+            masses[temperature] += halves @ p  # float32 within a block, float64 across blocks
+            p_of_text = p.gather(-1, text.unsqueeze(-1)).squeeze(-1).double()
+            for group, of_group in zip(groups, scores, strict=True):
+                hot = p if group.order is None else p.index_select(-1, group.order)
+                for (index, _), of_member in zip(group.members, of_group, strict=True):
+                    law = proposal.law(of_member, params)
+                    columns = hot[:, : of_member.token_map.n_draft]
+                    q_of_text = law.prob_of(text).double()
+                    ratio = q_of_text / torch.where(p_of_text > 0, p_of_text, 1.0)
+                    accept = torch.where(p_of_text > 0, ratio.clamp_max(1.0), 0.0)
+                    beta = _beta(law, p, columns)
+                    _check(beta.unsqueeze(-1), "drafter")
+                    oov_mass = (1 - columns.sum(-1, dtype=torch.float64)).clamp_min(0)
+                    found = torch.stack([beta, accept, oov_mass])
+                    sums[index, temperature][:, rows] = found.cpu().numpy()
+    on_progress(n, n)
+    n_odd = int(half_of_row.sum())
+    return OverlapTable(
+        cells={key: Overlaps(beta=b, accept=a, oov_mass=o) for key, (b, a, o) in sums.items()},
+        mass_of_half={temperature: mass.cpu() for temperature, mass in masses.items()},
+        n_of_half=(n - n_odd, n_odd),
+    )
+
+
+def _scores(group: Family, logits: Tensor, hidden: Tensor) -> list[DraftScores]:
+    columns = logits if group.order is None else logits.index_select(-1, group.order)
+    return [
+        DraftScores(logits=columns[:, : token_map.n_draft], token_map=token_map, hidden=hidden)
+        for _, token_map in group.members
+    ]
+
+
+def _beta(law: ProposalLaw, p: Tensor, columns: Tensor) -> Tensor:
+    """`overlap`, without the |V|-wide row where the law has mass on the draft columns alone.
+
+    `columns` is p at the ids of the draft columns, in their order; an untrimmed head that is wider or narrower than the
+    target's has the ids both know in front.
+    """
+    if isinstance(law, HotLaw):
+        return overlap(columns, law.probs[:, : columns.shape[1]])
+    return overlap(p, law.dense())
+
+
+def _check(values: Tensor, role: str) -> None:
+    # a broken row is NaN from end to end
+    if bool(values[:, 0].isnan().any()):
+        raise NumericalError(
+            f"The {role}'s logits hold NaN or infinity",
+            expected="finite logits",
+            next_step="trace again in float32 (--dtype float32); if it stays, the checkpoint is damaged",
+        )
