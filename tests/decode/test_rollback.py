@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_model
 
@@ -34,6 +34,7 @@ HISTORY = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 255)), min_size=1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=25)
 @given(history=HISTORY, n_prompt=st.integers(1, 12))
 @torch.inference_mode()
 def test_the_drafter(family: str, history: list[tuple[int, int]], n_prompt: int) -> None:
@@ -55,6 +56,7 @@ def test_the_drafter(family: str, history: list[tuple[int, int]], n_prompt: int)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=25)
 @given(history=HISTORY, n_prompt=st.integers(1, 12))
 @torch.inference_mode()
 def test_the_target(family: str, history: list[tuple[int, int]], n_prompt: int) -> None:

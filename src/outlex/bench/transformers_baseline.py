@@ -11,6 +11,7 @@ from torch import Tensor
 
 from outlex.bench.rows import MethodInfo, Run
 from outlex.errors import InputError
+from outlex.models.tokenizer import quiet_transformers
 
 if TYPE_CHECKING:
     from outlex.models.language_model import LanguageModel
@@ -75,7 +76,7 @@ class TransformersMethod:
         """Generate once. transformers draws from torch's global generators: they are put back afterwards."""
         ids = torch.tensor([prompt_ids], device=self._device)
         passes = _PassCounter()
-        with self._clean_configs(), self._plain_head_inputs(), _seeded(seed, self._device):
+        with quiet_transformers(), self._clean_configs(), self._plain_head_inputs(), _seeded(seed, self._device):
             out: Tensor = self._target.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),

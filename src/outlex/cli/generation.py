@@ -47,13 +47,7 @@ def decode(request: Request, *, stream: bool) -> tuple[SpeculativeDecoder, Gener
     if stream:
         sys.stdout.write("\n")
         sys.stdout.flush()
-    return decoder, Generation(
-        text="".join(step.text for step in steps),
-        token_ids=tuple(i for step in steps for i in step.block.token_ids),
-        finish_reason=str(steps[-1].finish_reason),
-        n_prompt=len(prompt_ids),
-        steps=tuple(steps),
-    )
+    return decoder, Generation.from_steps(steps, n_prompt=len(prompt_ids))
 
 
 def _build(request: Request) -> SpeculativeDecoder:

@@ -99,25 +99,17 @@ class SpeculativeDecoder:
     ) -> Generation:
         """Decode one request to its end. Arguments as in `stream`."""
         prompt_ids = self.encode(prompt)
-        steps = tuple(
-            self.stream(
-                prompt_ids,
-                max_new_tokens=max_new_tokens,
-                params=params,
-                stop=stop,
-                seed=seed,
-                generator=generator,
-                ignore_stop_ids=ignore_stop_ids,
-                measure=measure,
-            )
+        steps = self.stream(
+            prompt_ids,
+            max_new_tokens=max_new_tokens,
+            params=params,
+            stop=stop,
+            seed=seed,
+            generator=generator,
+            ignore_stop_ids=ignore_stop_ids,
+            measure=measure,
         )
-        return Generation(
-            text="".join(step.text for step in steps),
-            token_ids=tuple(i for step in steps for i in step.block.token_ids),
-            finish_reason=str(steps[-1].finish_reason),
-            n_prompt=len(prompt_ids),
-            steps=steps,
-        )
+        return Generation.from_steps(list(steps), n_prompt=len(prompt_ids))
 
     def stream(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from outlex.decode.block import Block
@@ -45,6 +46,17 @@ class Generation:
     finish_reason: str
     n_prompt: int
     steps: tuple[Step, ...]
+
+    @classmethod
+    def from_steps(cls, steps: Sequence[Step], *, n_prompt: int) -> Generation:
+        """What a finished stream came to."""
+        return cls(
+            text="".join(step.text for step in steps),
+            token_ids=tuple(i for step in steps for i in step.block.token_ids),
+            finish_reason=str(steps[-1].finish_reason),
+            n_prompt=n_prompt,
+            steps=tuple(steps),
+        )
 
     @property
     def n_tokens(self) -> int:
