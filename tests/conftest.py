@@ -25,7 +25,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Some tests start processes, and tokenizers would warn about its own threads after each fork.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-pytest_plugins = ["toy_tokenizers"]  # tests/support
+pytest_plugins = ["toy_tokenizers", "cli_fixtures"]  # tests/support
 
 REQUIRE_REAL_MODEL = "OUTLEX_REQUIRE_REAL_MODEL"
 

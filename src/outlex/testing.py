@@ -288,7 +288,8 @@ def target_law(
                 continue
             for token_id, p in enumerate(next_probs(tokens)):
                 if p > 0:
-                    longer[(*tokens, token_id)] = longer.get((*tokens, token_id), 0.0) + probability * p
+                    more = (*tokens, token_id)
+                    longer[more] = longer.get(more, 0.0) + probability * p
         if longer:
             waiting.append(longer)
     return law

@@ -13,7 +13,7 @@ from outlex.drafters import TrimmedDrafter
 
 def test_the_report_agrees_with_the_artifact(models: Path, counts: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "trimmed"
-    arguments = ("trim", models / "drafter", "--tokens", counts, "--size", 290, "-o", out)
+    arguments = ("trim", models / "drafter", "--tokens", counts, "--size", 290, "--rank", "counts", "-o", out)
     report = json_of(run(*arguments, "--target", models / "target", "--json"))
     saved = TrimmedDrafter.load(out)
     assert saved.vocab.n_draft == report["n_draft"] == 290

@@ -33,7 +33,7 @@ def pair() -> tuple[LanguageModel, LanguageModel]:
 
 
 def transformers_greedy(target: LanguageModel, prompt_ids: list[int], n: int) -> list[int]:
-    out: Any = target.model.generate(  # type: ignore[operator]
+    out: Any = target.model.generate(
         torch.tensor([prompt_ids]),
         do_sample=False,
         max_new_tokens=n,
@@ -63,8 +63,8 @@ def test_greedy_output_is_that_of_transformers(
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "gemma2", "gemma3_text", "cohere", "granite", "mistral"])
 def test_other_families_give_the_output_of_transformers(family: str) -> None:
     # softcap (gemma2), multiplied and divided logits (cohere, granite), sliding windows shorter than the text
-    window = {"sliding_window": 8} if family in {"gemma2", "gemma3_text", "mistral"} else {}
-    scale = {"cohere": {"logit_scale": 0.5}, "granite": {"logits_scaling": 4.0}}.get(family, {})
+    window: dict[str, Any] = {"sliding_window": 8} if family in {"gemma2", "gemma3_text", "mistral"} else {}
+    scale: dict[str, Any] = {"cohere": {"logit_scale": 0.5}, "granite": {"logits_scaling": 4.0}}.get(family, {})
     target = tiny_model(name="t", seed=4, family=family, n_layers=3, **window, **scale)
     drafter = tiny_model(name="d", seed=4, family=family, n_layers=2, **window, **scale)
     theirs = dict(target.model.state_dict())
@@ -162,7 +162,7 @@ def test_a_repetition_penalty_changes_nothing_but_the_law(pair: tuple[LanguageMo
     target = pair[0]
     params = SamplingParams(temperature=0.0, repetition_penalty=1.4)
     ours = SpeculativeDecoder(*pair).generate([1, 2, 3], max_new_tokens=40, params=params)
-    theirs: Any = target.model.generate(  # type: ignore[operator]
+    theirs: Any = target.model.generate(
         torch.tensor([[1, 2, 3]]),
         do_sample=False,
         repetition_penalty=1.4,

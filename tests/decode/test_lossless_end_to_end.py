@@ -11,9 +11,9 @@ from scipy.stats import chi2, ncx2
 from tiny_models import tiny_pair
 from torch import Tensor
 
-import outlex.decode.block as block_module
 from outlex import SamplingParams, SpeculativeDecoder, SubVocab, must_keep, trim
 from outlex.models import LanguageModel
+from outlex.verify import verify
 from outlex.vocab.must_keep import MustKeep
 from outlex.vocab.tokenizer_facts import facts_of
 
@@ -140,7 +140,7 @@ def test_the_chi_square_test_has_the_power_to_find_a_wrong_residual(monkeypatch:
     # here (> 0.99) and then shown.
     decoder, prompt, joint = setting()
     marginal = joint.sum(-1)
-    real_verify = block_module.verify
+    real_verify = verify
     first_law: list[Tensor] = []
 
     def faulty(target_probs: Tensor, draft_ids: Tensor, laws: Any, randomness: Any) -> Any:
@@ -155,7 +155,7 @@ def test_the_chi_square_test_has_the_power_to_find_a_wrong_residual(monkeypatch:
         row = target_probs[verdict.n_accepted : verdict.n_accepted + 1]
         return type(verdict)(n_accepted=verdict.n_accepted, next_id=int(randomness.choose(row)), kind="recovered")
 
-    monkeypatch.setattr(block_module, "verify", faulty)
+    monkeypatch.setattr("outlex.decode.block.verify", faulty)
     value, freedom = statistic(sample(decoder, prompt), joint)
     critical = chi2.ppf(1 - FALSE_ALARM, freedom)
     # a lower bound on the non-centrality: the groups of the first token alone

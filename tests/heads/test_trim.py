@@ -47,7 +47,7 @@ def test_trimmed_logits_are_the_models_own_at_the_kept_rows(family: str, setting
     ids, model = [200, 3, 256, 77], loaded.model
     prompt = torch.tensor([[5, 6, 7]])
     with torch.inference_mode():
-        wanted = model(prompt).logits[0]  # type: ignore[operator]
+        wanted = model(prompt).logits[0]
         hidden = model.get_decoder()(prompt).last_hidden_state[0]
         scores = trim(loaded, vocab_of(ids)).head_for(loaded, n_target=260).score(hidden)
     torch.testing.assert_close(scores.logits, wanted[:, ids], atol=1e-5, rtol=1e-5)
@@ -62,7 +62,7 @@ def test_a_head_that_is_not_the_whole_story_is_refused() -> None:
         out = real(*args, **kwargs)
         return SimpleNamespace(logits=out.logits + torch.arange(260))
 
-    loaded.model.forward = shifted  # type: ignore[method-assign]
+    loaded.model.forward = shifted
     with pytest.raises(ModelError, match="are not its LM head"):
         output_head(loaded)
 

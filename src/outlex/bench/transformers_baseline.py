@@ -124,7 +124,6 @@ class TransformersMethod:
                     model.generation_config = config
             yield
 
-
     @contextmanager
     def _plain_head_inputs(self) -> Iterator[None]:
         def plain(_module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

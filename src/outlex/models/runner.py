@@ -34,9 +34,8 @@ class BodyRunner:
         self.n_embeddings = int(embedding.shape[0])
         # one row of the embedding is read a token; the rest of the body's weights are read whole
         weights = {p.data_ptr(): p.nbytes for p in self._body.parameters() if p is not embedding}
-        self.bytes_per_step = sum(weights.values())
-        self._cache: Any = None
-        self.reset()
+        self.bytes_per_step: int = sum(weights.values())
+        self._cache: Any = self._new_cache()
         if not self._cache.is_croppable:
             raise ModelError(
                 "This model's cache cannot be rolled back, so rejected drafts could not be undone",
@@ -47,11 +46,15 @@ class BodyRunner:
 
     def reset(self) -> None:
         """Forget the context."""
+        self._cache = self._new_cache()
+        self.length = 0
+
+    def _new_cache(self) -> Any:
         from transformers import DynamicCache
 
-        self._cache = DynamicCache(config=self.loaded.model.config)
-        self._cache.activate_past_recording()  # sliding windows: keep what a rollback needs until the next crop
-        self.length = 0
+        cache = DynamicCache(config=self.loaded.model.config)
+        cache.activate_past_recording()  # sliding windows: keep what a rollback needs until the next crop
+        return cache
 
     def rollback(self, length: int) -> None:
         """Keep the first `length` tokens. Also where sliding windows drop what has left the window."""

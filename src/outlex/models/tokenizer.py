@@ -38,7 +38,7 @@ def load_tokenizer(
     dtype = resolve_dtype("auto", device=resolve_device("auto"))
     located = locate(source, dtype=dtype, cache_dir=cache_dir, report=Reporter(enabled=progress))
     with quiet_transformers():
-        return read_tokenizer(located.directory)  # type: ignore[no-any-return]
+        return read_tokenizer(located.directory)
 
 
 def read_tokenizer(directory: Path) -> Any:
