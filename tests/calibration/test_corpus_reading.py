@@ -19,6 +19,7 @@ from outlex.calibration.blocks import Block, Piece, cut_place, line_pieces, text
 from outlex.calibration.corpus import format_of, list_files, parse_source
 from outlex.calibration.encoding import Encoder, spec_of
 from outlex.calibration.faults import Fault
+from outlex.calibration.hub_data import hub_files
 from outlex.calibration.opening import open_file, reading_errors
 from outlex.calibration.records import documents
 from outlex.errors import InputError
@@ -154,6 +155,50 @@ def test_a_file_is_not_counted_twice(tmp_path: Path) -> None:
         found(tmp_path, str(tmp_path), f"x={tmp_path}/a.jsonl")
 
 
+class FakeHub:
+    """Lists what a data set's branches hold, as huggingface_hub's file system does."""
+
+    def __init__(self, *paths: str, converted: tuple[str, ...] = ()) -> None:
+        self._branches = {"main": paths, "refs%2Fconvert%2Fparquet": converted}
+
+    def find(self, path: str, *, detail: bool) -> dict[str, dict[str, Any]]:
+        root, branch = path.split("@")
+        assert (root, detail) == ("datasets/o/n", True)
+        if not self._branches[branch]:
+            raise FileNotFoundError(path)
+        return {f"{path}/{name}": {"size": 10, "blob_id": f"hash of {name}"} for name in self._branches[branch]}
+
+
+def hub(name: str, *paths: str, converted: tuple[str, ...] = ()) -> list[str]:
+    files = hub_files(name, source=0, filesystem=FakeHub(*paths, converted=converted))
+    assert all(file.path.startswith("hf://datasets/o/n@") and file.identity.startswith("hash of") for file in files)
+    return [file.path.partition("@")[2] for file in files]
+
+
+def test_hub_files_are_those_of_the_split() -> None:
+    one = ("default/train/1.parquet", "default/train/0.parquet", "default/test/0.parquet")
+    branch = "refs%2Fconvert%2Fparquet/default"
+    assert hub("o/n", converted=one) == [f"{branch}/train/0.parquet", f"{branch}/train/1.parquet"]
+    assert hub("o/n:test", converted=one) == [f"{branch}/test/0.parquet"]
+    assert hub("o/n", converted=("x/partial-train/0.parquet",)) == [
+        "refs%2Fconvert%2Fparquet/x/partial-train/0.parquet"
+    ]
+    own = ("README.md", "train-0.jsonl.gz", "test.jsonl", "train.bin")
+    assert hub("o/n", *own) == ["main/train-0.jsonl.gz"]
+
+
+def test_hub_names_that_leave_a_choice_list_it() -> None:
+    two = ("en/train/0.parquet", "de/train/0.parquet")
+    assert hub("o/n/de", converted=two) == ["refs%2Fconvert%2Fparquet/de/train/0.parquet"]
+    for name in ("o/n", "o/n/fr"):
+        with pytest.raises(InputError, match="de, en"):
+            hub(name, converted=two)
+    with pytest.raises(InputError, match="train"):
+        hub("o/n/de:test", converted=two)
+    with pytest.raises(InputError, match="check the spelling"):
+        hub("o/n")
+
+
 # --- packed files ------------------------------------------------------------------------------------------
 
 
@@ -161,8 +206,9 @@ def packed(data: bytes, compression: str) -> bytes:
     if compression == "zstd":
         zstandard = pytest.importorskip("zstandard")
         return bytes(zstandard.ZstdCompressor().compress(data))
-    pack = {"gzip": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[compression]
-    return pack(data)
+    if compression == "gzip":
+        return gzip.compress(data)
+    return bz2.compress(data) if compression == "bz2" else lzma.compress(data)
 
 
 @pytest.mark.parametrize("compression", ["gzip", "bz2", "xz", "zstd"])

@@ -112,7 +112,7 @@ def test_impossible_statistics_are_refused(change: dict[str, object]) -> None:
     good = stats({"a": [1, 2, 0, 0], "b": [0, 0, 3, 0]})
     values = {name: getattr(good, name) for name in ("domains", "counts", "documents", "n_documents", "weights")}
     with pytest.raises(InputError, match="outlex count"):
-        TokenStats(**{**values, **change}, tokenizer_fingerprint="f")  # type: ignore[arg-type]
+        TokenStats(**{**values, **change}, tokenizer_fingerprint="f")
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:

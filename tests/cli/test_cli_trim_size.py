@@ -49,15 +49,15 @@ def auto(models: Path, stats: Path, out: Path, *more: object) -> list[object]:
 
 def test_the_best_size_is_found_recorded_and_explained(models: Path, stats: Path, other: Path, tmp_path: Path) -> None:
     out = tmp_path / "t"
-    arguments = auto(models, stats, out, "--alpha", 0.9, "--min-coverage", 0.9, "--report-on", other)
+    arguments = auto(models, stats, out, "--alpha", 0.2, "--min-coverage", 0.9, "--report-on", other)
     result = json_of(run(*arguments, "--json"))
     search = result["size_search"]
     saved = TrimmedDrafter.load(out).vocab
     assert saved.n_draft == result["n_draft"] == search["size"]
-    assert search["goal"] == {"alpha": 0.9, "min_coverage": 0.9, "min_size": 1, "max_size": None}
+    assert search["goal"] == {"alpha": 0.2, "min_coverage": 0.9, "min_size": 1, "max_size": None}
     assert search["method"] == "closed form"
     assert search["cost"]["unit"] == "FLOPs"
-    assert search["utility"] == pytest.approx(0.9 * search["coverage"] + 0.1 * search["reduction"])
+    assert search["utility"] == pytest.approx(0.2 * search["coverage"] + 0.8 * search["reduction"])
     assert {"size", "coverage", "cost", "reduction"} == set(search["pareto"][0])
     assert search["size"] in [point["size"] for point in search["pareto"]]
     for rows in (result["domains"], result["reported_domains"]):
@@ -75,7 +75,7 @@ def test_the_best_size_is_found_recorded_and_explained(models: Path, stats: Path
     assert provenance["sources"][0]["domains"]["code"]["weight"] == 0.5
     text = run(*arguments).stdout
     for needle in (
-        "best 0.9·C + 0.1·R",
+        "best 0.2·C + 0.8·R",
         "a row pays above",
         "nothing beats",
         "--report-on",

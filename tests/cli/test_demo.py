@@ -132,7 +132,7 @@ def test_the_ranking_prefers_counted_tokens_words_and_low_ids(models: Path, monk
     assert sorted(place) == list(range(facts.n_entries))
     assert place[piece["Ġriver"]] < place[piece["!"]]  # a word after a space, against a byte of lower id
     assert place[piece["!"]] < place[piece["~"]]  # neither counted nor a word: the lower id
-    assert provenance["n_counted"] == len(tokenizer("the river and the mill")["input_ids"])
+    assert provenance["sources"][0]["n_counted"] == len(tokenizer("the river and the mill")["input_ids"])
 
     monkeypatch.setattr("outlex.demo.ranking.docstrings", lambda: ["~~~~~~~~~~~~~~~~~~~~"])
     counted, _ = prior_ranking(tokenizer, facts)

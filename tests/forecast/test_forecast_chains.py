@@ -120,23 +120,17 @@ def test_the_walk_is_the_decoding_loop_in_expectation(
     assert got == pytest.approx(wanted, abs=1e-9)
 
 
-def test_beta_along_the_text_alone_would_be_wrong() -> None:
-    # why `walk` takes a and not β: the text behind an accepted draft is another text than behind any token
-    p_of, q_of = table(7, 2), table(8, 2)
-
-    def averaged(context: tuple[int, ...], n: int) -> float:
-        """E Π β over texts of the target, for the first n positions."""
-        p = p_of(context).softmax(-1)
-        beta = float(torch.minimum(p, q_of(context).softmax(-1)).sum())
-        return beta * (1 if n == 1 else sum(float(p[v]) * averaged((*context, v), n - 1) for v in range(2)))
-
-    def accepted(context: tuple[int, ...], n: int) -> float:
-        """The probability that n drafts in a row are accepted."""
-        both = torch.minimum(p_of(context).softmax(-1), q_of(context).softmax(-1))
-        return sum(float(both[v]) * (1 if n == 1 else accepted((*context, v), n - 1)) for v in range(2))
-
-    assert accepted((0,), 1) == pytest.approx(averaged((0,), 1))
-    assert abs(accepted((0,), 3) - averaged((0,), 3)) > 0.01
+def test_products_of_beta_along_the_text_would_be_wrong() -> None:
+    # p = (½, ½) and q̃ = (1, 0): only token 0 is ever accepted, with β = ½. Behind 0 every draft is accepted, behind 1
+    # none. Two accepted drafts in a row have probability ½, while E[β_0 β_1] over texts of p is ½·(½·1 + ½·0) = ¼.
+    accept, beta = np.array([1.0, 1.0, 0.0, 0.0]), np.array([0.5, 1.0, 0.5, 0.0])  # the texts "0" and "1", and a token
+    sums = walk(accept=accept, beta=beta, lengths=np.array([2, 2]), draft_len=4, max_new_tokens=9)
+    weights = np.array([0.5, 0.5])
+    assert weights @ sums.accepted == pytest.approx(0.5 + 0.5)  # a first draft, and a second one behind it
+    assert weights @ sums.tested == pytest.approx(2)
+    along_beta = walk(accept=beta, beta=beta, lengths=np.array([2, 2]), draft_len=4, max_new_tokens=9)
+    assert weights @ along_beta.tested == pytest.approx(2)  # γ is not reached: everything is tested
+    assert sums.passes.tolist() == [1 + 0.5, 2 - 0.5]
 
 
 def simulate(
@@ -164,9 +158,7 @@ def simulate(
 def test_the_walk_is_a_simulation_in_expectation(draft_len: int, max_new_tokens: int) -> None:
     generator = np.random.default_rng(draft_len)
     accept = generator.random(12) ** 0.3
-    sums = walk(
-        accept=accept, beta=accept, lengths=np.array([12]), draft_len=draft_len, max_new_tokens=max_new_tokens
-    )
+    sums = walk(accept=accept, beta=accept, lengths=np.array([12]), draft_len=draft_len, max_new_tokens=max_new_tokens)
     simulated = simulate(
         accept.tolist(), draft_len=draft_len, max_new_tokens=max_new_tokens, n=4000, generator=generator
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -92,8 +93,7 @@ def decoded(size: int | None, *, draft_len: int, temperature: float, n_repeats: 
     ]
 
 
-@pytest.mark.parametrize("size", [None, 120, 30])
-@pytest.mark.parametrize("draft_len", [1, 4])
+@pytest.mark.parametrize(("size", "draft_len"), [(None, 1), (None, 4), (120, 4)])
 def test_greedy_decoding_does_exactly_what_was_forecast(folder: Path, size: int | None, draft_len: int) -> None:
     result = made(
         traces_at(0.0, folder), [] if size is None else [vocab(size)], temperatures=[0.0], draft_lens=[draft_len]
@@ -113,7 +113,7 @@ def test_greedy_decoding_does_exactly_what_was_forecast(folder: Path, size: int 
 def test_sampled_decoding_does_what_was_forecast(folder: Path, size: int | None) -> None:
     cell = made(traces_at(1.0, folder), [] if size is None else [vocab(size)]).cells[0 if size is None else 3]
     assert cell.domain is None
-    runs = decoded(size, draft_len=3, temperature=1.0, n_repeats=3)
+    runs = decoded(size, draft_len=3, temperature=1.0, n_repeats=2)
     measured = clustered_ratio(
         [sum(sum(run.overlaps) for run in own) for own in runs], [sum(run.n_tested for run in own) for own in runs]
     )
@@ -165,17 +165,21 @@ def test_too_few_prompts_are_said_to_be_too_few(folder: Path) -> None:
     traces = traces_at(1.0, folder)
     one = made(traces.select([0]), [vocab(30)])
     assert math.isnan(one.cells[0].acceptance_rate.low)
-    assert any("1 prompt, so no interval can be given" in note for note in one.notes)
+    (note,) = [note for note in one.notes if "few prompts" in note]
+    assert "all 1" in note
+    assert "no interval can be given" in note
     assert "no interval" in one.verdicts[0].sentence
     assert one.to_json()["cells"][0]["acceptance_rate"]["low"] is None
-    assert any("domain odd: 2 prompts" in note for note in made(traces.select(FIVE), []).notes)
+    places = [[i for i, prompt in enumerate(traces.prompts) if prompt.domain == name] for name in ("even", "odd")]
+    notes = made(traces.select(places[0] + places[1][:2]), []).notes
+    assert [note for note in notes if "interval" in note] == [
+        "There are few prompts (odd 2), so intervals are wide, and rough themselves."
+    ]
     assert not any("interval" in note for note in made(traces, [vocab(30)]).notes)
 
 
 def times(full_s: float, small_s: float, *, target_s: float = 1.0) -> StepTimes:
-    return StepTimes(
-        target_pass_s={0: target_s, 5: target_s}, draft_step_s={20: small_s, 260: full_s}, source="a test"
-    )
+    return StepTimes(target_pass_s={0: target_s, 5: target_s}, draft_step_s={20: small_s, 260: full_s}, source="a test")
 
 
 def test_speeds_follow_from_the_step_times(folder: Path) -> None:
@@ -195,9 +199,7 @@ def test_speeds_follow_from_the_step_times(folder: Path) -> None:
         reading = 0.03 * sum(prompt.n_prompt for prompt in traces.prompts)
         assert len(traces) / other.tokens_per_s == pytest.approx(len(traces) / cell.tokens_per_s + reading)
     trimmed, untrimmed = (result.cell(n, temperature=1.0, draft_len=3) for n in ("trimmed-20", "untrimmed"))
-    assert trimmed.over_untrimmed.value == pytest.approx(
-        (trimmed.tokens_per_s or 0) / (untrimmed.tokens_per_s or 1)
-    )
+    assert trimmed.over_untrimmed.value == pytest.approx((trimmed.tokens_per_s or 0) / (untrimmed.tokens_per_s or 1))
     assert untrimmed.over_untrimmed.value == pytest.approx(1)
 
 
@@ -212,14 +214,17 @@ def test_times_that_do_not_reach_are_said_not_to(folder: Path) -> None:
 
 def test_the_verdict_follows_the_gate(folder: Path) -> None:
     traces = traces_at(1.0, folder)
-    (cheap,) = made(traces, [vocab(200)], times=times(5.0, 0.1)).verdicts
+    result = made(traces, [vocab(200)], times=times(5.0, 0.1))
+    (cheap,) = result.verdicts
     assert cheap.decision == "trim"
     assert cheap.kept > cheap.needed
-    assert cheap.needed == pytest.approx((1 + 3 * (0.1 + 4.9 * 180 / 240)) / (1 + 3 * 5.0))
+    # the last blocks propose fewer drafts, so a little less than (1 + νκ) / (1 + κ) of full blocks would say is saved
+    assert cheap.needed == pytest.approx((1 + 3 * (0.1 + 4.9 * 180 / 240)) / (1 + 3 * 5.0), abs=0.03)
+    assert (cheap.kept > cheap.needed) == (result.cells[3].over_untrimmed.value > 1)
     # nothing is saved, and a list of 20 random bytes loses: no list of that size can help
     (dear,) = made(traces, [vocab(20)], times=times(0.1, 0.1)).verdicts
     assert dear.decision == "do not trim"
-    assert dear.needed == pytest.approx(1)
+    assert dear.needed == pytest.approx(1, abs=0.01)
     assert "do not trim" in dear.sentence
     for verdict in (cheap, dear):
         assert f"{verdict.kept:.1%}" in verdict.sentence
@@ -292,9 +297,9 @@ def test_the_table_shows_what_was_forecast(folder: Path) -> None:
     from rich.console import Console
 
     result = made(traces_at(1.0, folder), [vocab(30)], times=times(0.5, 0.1))
-    console = Console(width=160, record=True, quiet=True)
+    console = Console(width=160, file=io.StringIO())
     console.print(renderable(result))
-    text = console.export_text()
+    text = console.file.getvalue()  # type: ignore[attr-defined]
     cell = result.cell("trimmed-30", temperature=1.0, draft_len=3)
     for needle in ("trimmed-30", "T = 1, γ = 3", "by domain", "even", f"{cell.block_efficiency.value:.2f} ±"):
         assert needle in text
@@ -306,7 +311,12 @@ def test_step_times_are_measured_for_everything_asked(folder: Path) -> None:
     target, drafter = tiny_pair()
     told: list[int] = []
     got = measure_step_times(
-        target, drafter, sizes=[30, 60], draft_lens=[2, 4], repeats=2, on_progress=lambda n, total, label: told.append(n)
+        target,
+        drafter,
+        sizes=[30, 60],
+        draft_lens=[2, 4],
+        repeats=2,
+        on_progress=lambda n, total, label: told.append(n),
     )
     assert sorted(got.draft_step_s) == [30, 60, 260]
     assert sorted(got.target_pass_s) == [0, 2, 4]

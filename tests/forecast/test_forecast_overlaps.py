@@ -76,18 +76,20 @@ def candidates(ids: list[list[int] | None], n_drafter: int) -> list[Candidate]:
     ]
 
 
-def table(traces: TraceSet, target: LinearHead, drafter: LinearHead, what: list[Candidate], **changes: Any) -> OverlapTable:
+def table(
+    traces: TraceSet, target: LinearHead, drafter: LinearHead, what: list[Candidate], **changes: Any
+) -> OverlapTable:
     options: dict[str, Any] = {
         "temperatures": [0.0, 0.7, 1.0],
         "proposal": Tli(),
         "on_progress": lambda n, total: None,
     }
-    return overlap_table(
-        traces, target_head=target, drafter_head=drafter, candidates=what, **{**options, **changes}
-    )
+    return overlap_table(traces, target_head=target, drafter_head=drafter, candidates=what, **{**options, **changes})
 
 
-def reference(traces: TraceSet, target: LinearHead, drafter: LinearHead, ids: list[int] | None, temperature: float) -> Tensor:
+def reference(
+    traces: TraceSet, target: LinearHead, drafter: LinearHead, ids: list[int] | None, temperature: float
+) -> Tensor:
     """β, a, oov mass one position after the other: float64 [3, n]."""
     params, columns = SamplingParams(temperature=temperature), []
     known = range(min(target.n_rows, drafter.n_rows)) if ids is None else ids

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from drafter_configs import EAGLE3
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import tiny_model
@@ -14,19 +15,6 @@ from outlex.errors import InputError, ModelError
 from outlex.models.output_head import output_head
 from outlex.selection.architecture import shape_of
 from outlex.selection.cost import DrafterShape, LinearCost, reduction, weight_bytes
-
-# The EAGLE-3 head of Llama 3.1 8B, which arXiv 2603.05210 computes with.
-EAGLE3 = {
-    "architectures": ["LlamaForCausalLMEagle3"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "num_hidden_layers": 1,
-    "vocab_size": 128256,
-    "draft_vocab_size": 32000,
-}
 
 
 def test_the_numbers_of_the_paper() -> None:
@@ -150,5 +138,3 @@ def test_reduction_is_nothing_at_full_size_and_falls_with_rows(
     assert float(saved[-1]) == 0
     assert bool((saved.diff() <= 1e-12).all())
     assert bool((saved <= cost.head_share + 1e-12).all())
-
-

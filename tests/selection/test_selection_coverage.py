@@ -70,7 +70,7 @@ def test_intervals_hold_what_they_promise_on_bursty_text() -> None:
     for _ in range(n_runs):
         ids, prompts = bursty_prompts(n_prompts=n_prompts, generator=generator)
         counts = torch.bincount(ids, minlength=402)
-        documents = torch.bincount(torch.stack((prompts, ids)).unique(dim=1)[1], minlength=402)
+        documents = torch.bincount(torch.unique(torch.stack((prompts, ids)), dim=1)[1], minlength=402)
         for name, estimate in (
             ("positions", coverage_of_positions(kept, ids, prompts)),
             ("documents", coverage_of_counts(kept, counts, documents)),

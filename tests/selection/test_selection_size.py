@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import torch
+from drafter_configs import EAGLE3
 from hypothesis import given
 from hypothesis import strategies as st
-from test_selection_cost import EAGLE3
 
 from outlex.errors import InputError, NumericalError
 from outlex.selection.architecture import shape_of
@@ -18,7 +18,7 @@ from outlex.selection.coverage import CoverageCurve, coverage_curve
 from outlex.selection.latency import LatencyCost
 from outlex.selection.pareto import pareto_front, thinned
 from outlex.selection.size import SizeGoal, best_size, closed_form_size, pays_above, size_range
-from outlex.selection.tpe import Choices, Found, Params, Sizes, search
+from outlex.selection.tpe import Axis, Choices, Found, Params, Sizes, search
 
 
 def zipf_curve(n: int = 128_256, *, a: float = 1.2, n_must: int = 300) -> CoverageCurve:
@@ -119,7 +119,9 @@ def test_the_limit_that_decided_is_named(goal: SizeGoal, bound: str) -> None:
 
 
 def test_only_coverage_counts_at_alpha_1_and_rows_that_cover_nothing_are_left_out() -> None:
-    curve = coverage_curve(torch.arange(6), must=torch.zeros(6, dtype=torch.bool), weights=torch.tensor([5, 3, 1, 0, 0, 0]))
+    curve = coverage_curve(
+        torch.arange(6), must=torch.zeros(6, dtype=torch.bool), weights=torch.tensor([5, 3, 1, 0, 0, 0])
+    )
     cost = LinearCost(unit="bytes", n_rows=6, fixed=1, per_row=1)
     assert best_size(curve, cost, SizeGoal(alpha=1)).size == 3
     assert closed_form_size(curve, cost, SizeGoal(alpha=1)).size == 3
@@ -239,7 +241,7 @@ def test_a_joint_search_finds_size_draft_length_and_proposal() -> None:
         tau = (1 - alpha ** (draft_len + 1)) / (1 - alpha)
         return float(tau / (1 + draft_len * (0.1 + size / 100_000)))
 
-    space = {
+    space: dict[str, Axis] = {
         "size": Sizes(low=500, high=50_000),
         "draft_len": Sizes(low=1, high=8, log=False),
         "proposal": Choices(names=("vanilla", "tli")),

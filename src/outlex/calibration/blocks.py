@@ -98,9 +98,9 @@ def line_pieces(
         ended = not _fill(stream, buffer, block_bytes)
         cut = buffer.rfind(b"\n", 0, block_bytes) + 1
         searched = min(len(buffer), block_bytes)
-        while not cut and len(buffer) <= max_line_bytes:
+        while not cut:
             cut = buffer.find(b"\n", searched) + 1
-            if cut or ended:
+            if cut or ended or len(buffer) > max_line_bytes:
                 break
             searched = len(buffer)
             ended = not _fill(stream, buffer, searched + block_bytes)

@@ -90,7 +90,14 @@ class Progress:
         return {
             "finished": sorted(self._finished),
             "open": [
-                [file, found.n_done, found.end, found.end_line, found.n_blocks, [[k, *v] for k, v in found.beyond.items()]]
+                [
+                    file,
+                    found.n_done,
+                    found.end,
+                    found.end_line,
+                    found.n_blocks,
+                    [[k, *v] for k, v in found.beyond.items()],
+                ]
                 for file, found in self._open.items()
             ],
         }

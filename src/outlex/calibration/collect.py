@@ -217,7 +217,11 @@ def _continued(
         return fresh
     differing = [
         f"{name} {getattr(theirs, name)!r}, not {getattr(ours, name)!r}"
-        for theirs, ours in ((found.settings, fresh.settings), (found.target, fresh.target), (found.drafter, fresh.drafter))
+        for theirs, ours in (
+            (found.settings, fresh.settings),
+            (found.target, fresh.target),
+            (found.drafter, fresh.drafter),
+        )
         for name in vars(ours)
         if getattr(theirs, name) != getattr(ours, name)
     ]

@@ -84,12 +84,14 @@ class CorpusFile:
 
 
 def parse_source(given: str) -> Source:
-    """Take ``DOMAIN=PLACE`` or ``PLACE`` apart; a path with ``=`` in its first part is written ``./a=b``.
+    """Take ``DOMAIN=PLACE`` or ``PLACE`` apart.
+
+    A path that exists as it is written is a path; a pattern with ``=`` in its first part is written ``./a=*``.
 
     Raises:
         InputError: nothing is given.
     """
-    match = _DOMAIN.fullmatch(given)
+    match = None if os.path.exists(given) else _DOMAIN.fullmatch(given)
     place = match[2] if match else given
     if not place.strip() or given.startswith("="):
         raise InputError(

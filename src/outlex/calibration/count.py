@@ -86,7 +86,9 @@ class CountConfig:
                     next_step="choose one of these",
                 )
         if isinstance(self.sources, str) or not self.sources:
-            raise InputError("There is no corpus", got=repr(self.sources), next_step="give at least one path, in a tuple")
+            raise InputError(
+                "There is no corpus", got=repr(self.sources), next_step="give at least one path, in a tuple"
+            )
         if (self.workers is not None and self.workers < 1) or self.block_bytes < 8 or self.checkpoint_every_s < 0:
             raise InputError(
                 "A number is too small",
@@ -158,8 +160,8 @@ def count_corpus(
     Args:
         config: what to count.
         tokenizer: of the target; begin and end tokens are not added.
-        checkpoint: a file that keeps what is done. If it is there, the run goes on from it; it stays, whether the run fails
-            or ends well: whoever saves the result removes it then.
+        checkpoint: a file that keeps what is done. If it is there, the run goes on from it. It stays, also when the run
+            ends well: whoever saves the result removes it then.
         on_news: called now and then.
 
     Raises:

@@ -17,9 +17,9 @@ _REMEDIES = {
     "messages in another format": "rewrite them as {'role': ..., 'content': ...}",
     "the chat template fails": "correct the chat; --chats content counts the answers without the template",
     "the chat template rewrites earlier text": (
-        "the answers as the model wrote them cannot be found in such a template; --chats content counts their text alone"
+        "the model's own answers cannot be found in such a template; --chats content counts their text alone"
     ),
-    "not text": "convert it to UTF-8, or leave it out; if it is packed, its name has to end in .gz, .bz2, .xz or .zst",
+    "not text": "convert it to UTF-8 or leave it out; the name of a packed file has to end in .gz, .bz2, .xz or .zst",
     "invalid UTF-8": "convert the file to UTF-8",
     "a line that is too long": "cut it into records of a few megabytes",
 }

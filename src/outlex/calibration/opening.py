@@ -94,7 +94,7 @@ def damaged_file(path: str, error: object) -> ArtifactError:
         f"{path} cannot be read to its end",
         got=str(error) or type(error).__name__,
         expected="a file that is whole, and packed as its name says",
-        next_step="copy or download it again, or pass --on-error skip to count what comes before the damage",
+        next_step="copy or download it again, or pass --on-error skip to leave the rest of it out",
     )
 
 

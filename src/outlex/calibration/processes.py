@@ -30,7 +30,9 @@ def count_here(spec: EncodingSpec, tasks: Iterable[Task]) -> Generator[TaskCount
         yield counter.count(task)
 
 
-def count_in_processes(spec: EncodingSpec, tasks: Iterable[Task], *, n_processes: int) -> Generator[TaskCounts, None, None]:
+def count_in_processes(
+    spec: EncodingSpec, tasks: Iterable[Task], *, n_processes: int
+) -> Generator[TaskCounts, None, None]:
     """Count the tasks in processes that are started anew; results come in any order.
 
     Each process encodes with one thread: two processes keep two cores busy with everything, parsing and chat templates
@@ -59,7 +61,7 @@ def count_in_processes(spec: EncodingSpec, tasks: Iterable[Task], *, n_processes
         raise OutlexError(
             "A counting process ended before its work was done",
             got=f"{error}; most often the system stops a process because memory has run out",
-            next_step="run the same command again: it goes on from the last checkpoint; fewer --workers take less memory",
+            next_step="run the same command again: it goes on from the last checkpoint. Fewer --workers need less",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -18,7 +18,9 @@ _N_RETRIES = 10
 _counters: dict[str, BlockCounter] = {}
 
 
-def count_on_ray(spec: EncodingSpec, tasks: Iterable[Task], *, address: str | None) -> Generator[TaskCounts, None, None]:
+def count_on_ray(
+    spec: EncodingSpec, tasks: Iterable[Task], *, address: str | None
+) -> Generator[TaskCounts, None, None]:
     """Count the tasks on a cluster; results come in any order.
 
     This process reads and cuts the files and sends the blocks, so only row groups of Parquet files are read by the

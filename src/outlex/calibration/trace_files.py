@@ -154,7 +154,9 @@ def read_shard(directory: Path, entry: ShardEntry) -> dict[str, Tensor]:
 
 
 def _is_ours(name: str) -> bool:
-    return name == _HEADER or name.startswith(TEMPORARY) or (name.startswith("shard-") and name.endswith(".safetensors"))
+    return (
+        name == _HEADER or name.startswith(TEMPORARY) or (name.startswith("shard-") and name.endswith(".safetensors"))
+    )
 
 
 def _refused(directory: Path, got: str) -> ArtifactError:

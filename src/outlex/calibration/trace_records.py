@@ -189,7 +189,7 @@ def head_fingerprint(head: LinearHead) -> str:
     digest = hashlib.sha256(json.dumps([head.scale, head.softcap, head.bias is not None]).encode())
     for tensor in (head.weight, head.bias):
         if tensor is not None:
-            for rows in tensor.split(_ROWS_AT_ONCE):
+            for rows in torch.split(tensor, _ROWS_AT_ONCE):
                 digest.update(rows.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
 

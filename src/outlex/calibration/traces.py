@@ -71,7 +71,7 @@ class TraceSet:
         if not fits:
             raise ArtifactError(
                 "The rows of the traces do not fit their header",
-                got=f"{list(self.target_hidden.shape)}, {list(self.drafter_hidden.shape)}, {len(self.token_ids)} tokens",
+                got=f"{list(self.target_hidden.shape)} and {list(self.drafter_hidden.shape)}, {len(self)} tokens",
                 expected=f"{n} rows of {len(lengths)} prompts, one prompt after the other, tokens of the target",
                 next_step="trace again into a new directory with `outlex trace`",
             )
@@ -105,7 +105,9 @@ class TraceSet:
             )
         shards = [read_shard(directory, entry) for entry in header.shards]
         # one shard stays mapped; several become one piece of memory, 5 kB a position for a pair of 1,536 and 896
-        tensors = {name: shards[0][name] if len(shards) == 1 else torch.cat([s[name] for s in shards]) for name in TENSORS}
+        tensors = {
+            name: shards[0][name] if len(shards) == 1 else torch.cat([s[name] for s in shards]) for name in TENSORS
+        }
         return cls(header=header, **tensors)
 
     @property
@@ -163,7 +165,9 @@ class TraceSet:
         Raises:
             InputError: there is no such domain.
         """
-        return self.select([i for i, prompt in enumerate(self.prompts) if prompt.domain == name], what=f"domain {name!r}")
+        return self.select(
+            [i for i, prompt in enumerate(self.prompts) if prompt.domain == name], what=f"domain {name!r}"
+        )
 
     def split(self, fraction: float, *, seed: int = 0) -> tuple[TraceSet, TraceSet]:
         """Two parts, by prompt: `fraction` of the prompts of each domain, and the others.

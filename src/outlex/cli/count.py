@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -16,6 +16,7 @@ from outlex.cli.progress import Ticker
 from outlex.errors import InputError
 
 if TYPE_CHECKING:
+    from outlex.calibration.corpus import Format
     from outlex.calibration.count import CountConfig, CountNews, CountResult
 
 __all__ = ["count", "parse_weights"]
@@ -74,11 +75,13 @@ def count(
     corpus: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders, patterns in quotes, or hub:OWNER/NAME[/CONFIG][:SPLIT]; DOMAIN=PATH names the domain.",
-            metavar="CORPUS...",
+            help="Files, folders, patterns in quotes, or hub:OWNER/NAME:SPLIT; DOMAIN=PATH names the domain.",
+            metavar="CORPUS",
         ),
     ],
-    tokenizer: Annotated[str, typer.Option("--tokenizer", help=f"The target: {MODEL_HELP}; only its tokenizer is used.")],
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", help=f"The target: {MODEL_HELP}; only its tokenizer is used.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, such as stats.safetensors.")],
     weight: Annotated[
         list[str] | None,
@@ -117,14 +120,16 @@ def count(
     ] = Backend.local,
     ray_address: Annotated[
         str | None,
-        typer.Option("--ray-address", help="Of the cluster. Default: RAY_ADDRESS, or a new one here.", rich_help_panel=_PANEL),
+        typer.Option(
+            "--ray-address", help="Of the cluster. Default: RAY_ADDRESS, or a new one here.", rich_help_panel=_PANEL
+        ),
     ] = None,
 ) -> None:
     """Count the tokens of a corpus, apart for each domain.
 
-    Reads JSON lines, Parquet and plain text, also packed (.gz, .bz2, .xz, .zst). Of chats only what the assistant has to
-    emit is counted, end-of-turn token included. A text file is one document. Memory stays the same however large the
-    corpus is. If a count is cut off, the same command again goes on where it stopped.
+    Reads JSON lines, Parquet and plain text, also packed (.gz, .bz2, .xz, .zst). Of chats only what the assistant has
+    to emit is counted, end-of-turn token included. A text file is one document. Memory stays the same however large
+    the corpus is. If a count is cut off, the same command again goes on where it stopped.
 
     \b
     Example:
@@ -137,7 +142,7 @@ def count(
         config=CountConfig(
             sources=tuple(corpus),
             weights=parse_weights(weight or []),
-            format=None if format is FormatName.auto else format.value,
+            format=None if format is FormatName.auto else cast("Format", format.value),
             text_field=text_field,
             domain_field=domain_field,
             chats=chats.value,
@@ -256,9 +261,7 @@ def _report(request: CountRequest, result: CountResult) -> dict[str, Any]:
         "text_bytes": result.n_bytes,
         "elapsed_s": result.elapsed_s,
         "was_resumed": result.was_resumed,
-        "next": copyable(
-            ["trim", "DRAFTER", "--tokens", str(request.output), "--size", "16384", "-o", "trimmed-16k"]
-        ),
+        "next": copyable(["trim", "DRAFTER", "--tokens", str(request.output), "--size", "16384", "-o", "trimmed-16k"]),
     }
 
 

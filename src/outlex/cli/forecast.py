@@ -30,7 +30,7 @@ class ForecastConfig:
     Attributes:
         traces: directories of `outlex trace`, of one pair.
         trimmed: directories of `outlex trim`.
-        tokens, sizes: a ranking, and how many of its first tokens to try; both or none.
+        tokens, sizes: what ranks the tokens, and how many of the first to try; both or none.
         temperatures: None takes those of the traces.
         draft_lens: γ.
         bench: result of `outlex bench` whose times are taken.
@@ -43,7 +43,7 @@ class ForecastConfig:
 
     traces: tuple[Path, ...]
     trimmed: tuple[Path, ...]
-    tokens: Path | None
+    tokens: tuple[Path, ...]
     sizes: tuple[int, ...]
     temperatures: tuple[float, ...] | None
     draft_lens: tuple[int, ...]
@@ -52,12 +52,20 @@ class ForecastConfig:
     machine: Machine
 
     def __post_init__(self) -> None:
-        if (self.tokens is None) != (not self.sizes):
+        if bool(self.tokens) != bool(self.sizes):
             raise InputError(
                 "--tokens and --sizes go together",
-                got="--sizes without --tokens" if self.tokens is None else "--tokens without --sizes",
+                got="--sizes without --tokens" if self.sizes else "--tokens without --sizes",
                 expected="a ranking, and sizes such as 1024,4096,16384",
                 next_step="give both, or --trimmed DIR",
+            )
+        both = {path.resolve() for path in self.tokens} & {path.resolve() for path in self.traces}
+        if both:
+            raise InputError(
+                "A list ranked on these traces cannot be forecast on them: it would look better than it is",
+                got=f"{both.pop().name} as --tokens and as --traces",
+                expected="other prompts to rank on than to forecast on",
+                next_step="trace other prompts into another directory, and give one to each option",
             )
         if self.bench is not None and self.measure:
             raise InputError(
@@ -76,7 +84,8 @@ def forecast(
         list[Path] | None, typer.Option("--trimmed", help="Directory of `outlex trim`; may be given several times.")
     ] = None,
     tokens: Annotated[
-        Path | None, typer.Option("--tokens", help="A ranking as `outlex trim` takes it, to try --sizes of.")
+        list[Path] | None,
+        typer.Option("--tokens", help="What ranks the tokens, as `outlex trim` takes it, to try --sizes of."),
     ] = None,
     sizes: Annotated[
         str, typer.Option("--sizes", help="Rows to keep of the ranking, with commas between: 1024,4096,16384.")
@@ -112,7 +121,7 @@ def forecast(
     config = ForecastConfig(
         traces=tuple(traces),
         trimmed=tuple(trimmed or ()),
-        tokens=tokens,
+        tokens=tuple(tokens or ()),
         sizes=_sizes(sizes),
         temperatures=None if not temperature else tuple(temperature),
         draft_lens=tuple(draft_len or (4,)),
@@ -174,29 +183,26 @@ def _run(config: ForecastConfig) -> Forecast:
 
 
 def _vocabs(config: ForecastConfig, header: TraceHeader) -> list[SubVocab]:
-    """The sizes asked for, cut from the ranking as `outlex trim` would."""
+    """The sizes asked for, chosen as `outlex trim` would."""
     from outlex.calibration.head_files import load_tokenizer_facts
+    from outlex.selection.ranking import rank
+    from outlex.selection.sources import read_evidence
     from outlex.vocab.must_keep import must_keep
-    from outlex.vocab.ranking import read_ranking
     from outlex.vocab.sub_vocab import SubVocab
 
-    if config.tokens is None:
+    if not config.tokens:
         return []
-    if not config.tokens.exists():
-        raise InputError(
-            "There is no such token list", got=config.tokens, next_step="check the path given as --tokens"
-        )
     facts = load_tokenizer_facts(header.drafter)
-    ranking = read_ranking(config.tokens, n_tokenizer=facts.n_entries)
     kept = must_keep(facts, stop_ids=[i for i in header.stop_ids if i < facts.n_entries])
+    ranked = rank(read_evidence(config.tokens, facts=facts), facts=facts, must_keep=kept)
     return [
         SubVocab.from_ranking(
-            ranking.ids,
+            ranked.ids,
             size=size,
             facts=facts,
             n_target=min(header.target.n_rows, header.drafter.n_rows),
             must_keep=kept,
-            provenance=ranking.provenance,
+            provenance=ranked.provenance,
         )
         for size in config.sizes
     ]

@@ -16,7 +16,7 @@ __all__ = ["merge"]
 
 
 def merge(
-    stats: Annotated[list[Path], typer.Argument(help="Files of outlex count or outlex merge.", metavar="STATS...")],
+    stats: Annotated[list[Path], typer.Argument(help="Files of outlex count or outlex merge.", metavar="STATS")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
     weight: Annotated[
         list[str] | None,

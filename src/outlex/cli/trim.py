@@ -3,23 +3,69 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from outlex.cli.options import MODEL_HELP, DeviceOption, DtypeOption, JsonOption, Machine, ThreadsOption
-from outlex.cli.output import copyable, emit_json, human_bytes, print_facts, stdout_console
+from outlex.cli.output import emit_json, say
 from outlex.errors import InputError
 
 if TYPE_CHECKING:
-    from outlex.drafters import TrimmedDrafter
     from outlex.models import LanguageModel
+    from outlex.selection.cost import Cost
+    from outlex.selection.plan import SizePlan
+    from outlex.selection.ranking import Ranked
+    from outlex.selection.size import SizeGoal
     from outlex.vocab.must_keep import MustKeep
-    from outlex.vocab.ranking import Ranking
     from outlex.vocab.tokenizer_facts import TokenizerFacts
 
 __all__ = ["trim"]
+
+AUTO = "auto"
+_PANEL = "With --size auto"
+
+
+class RankName(str, Enum):
+    """What orders the tokens."""
+
+    mixture = "mixture"
+    counts = "counts"
+    variance = "variance"
+
+
+class Objective(str, Enum):
+    """What R(k) saves."""
+
+    flops = "flops"
+    bytes = "bytes"
+    latency = "latency"
+
+
+class SearchName(str, Enum):
+    """How the best size is found."""
+
+    exact = "exact"
+    tpe = "tpe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeSearch:
+    """What `--size auto` maximises.
+
+    Attributes:
+        goal: α and the limits.
+        objective: what a smaller head saves.
+        search: exact or TPE.
+        seed: of TPE.
+    """
+
+    goal: SizeGoal
+    objective: Objective
+    search: SearchName
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,34 +74,51 @@ class TrimConfig:
 
     Attributes:
         drafter: what `load_model` loads it by.
-        tokens: a ranking, see `outlex.vocab.ranking.read_ranking`.
-        size: rows to keep.
+        tokens: sources, see `outlex.selection.sources.read_evidence`.
+        report_on: sources of another split, whose coverage is reported.
+        rank: what orders the tokens.
+        size: rows to keep, or how to choose them.
         output: directory of the artifact.
         target: the model it will draft for; None takes the drafter's own width.
         keep: ids or tokens to keep whatever the ranking says.
         machine: where the models are loaded.
+
+    Raises:
+        InputError: a source does not exist.
     """
 
     drafter: str
-    tokens: Path
-    size: int
+    tokens: tuple[Path, ...]
+    report_on: tuple[Path, ...]
+    rank: RankName
+    size: int | SizeSearch
     output: Path
     target: str | None
     keep: tuple[str, ...]
     machine: Machine
 
+    def __post_init__(self) -> None:
+        for option, paths in (("--tokens", self.tokens), ("--report-on", self.report_on)):
+            for path in paths:
+                if not path.exists():
+                    raise InputError(
+                        "There is no such token list", got=path, next_step=f"check the path given as {option}"
+                    )
+
 
 def trim(
     drafter: Annotated[str, typer.Argument(help=f"The drafter: {MODEL_HELP}.")],
     tokens: Annotated[
-        Path,
+        list[Path],
         typer.Option(
             "--tokens",
-            help="Which tokens are needed most: a JSON list of ids, a JSON object of counts by id, lines"
-            " 'id' or 'id TAB count', a safetensors file with 'counts', or a sub-vocabulary directory.",
+            help="Which tokens are needed most; may be given several times, and the counts are added up. Statistics of"
+            " 'outlex count', a directory of 'outlex trace' (then by the target's mean probability), a JSON object of"
+            " counts by id, lines 'id TAB count', a safetensors file with 'counts'; or, alone and with a fixed size,"
+            " a JSON list of ids, lines 'id', or a sub-vocabulary directory.",
         ),
     ],
-    size: Annotated[int, typer.Option("--size", help="Rows to keep.")],
+    size: Annotated[str, typer.Option("--size", help="Rows to keep, or 'auto': the best trade of coverage and cost.")],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Directory to write; an artifact in it is replaced as a whole."),
@@ -68,6 +131,47 @@ def trim(
         list[str] | None,
         typer.Option("--keep", help="A token or token id that must stay; may be given several times."),
     ] = None,
+    rank: Annotated[
+        RankName,
+        typer.Option(
+            "--rank",
+            help="What orders the tokens: mixture (counts, and the tokenizer's own order for what was seen little),"
+            " counts alone, or the variance of the target's probability (needs traces).",
+        ),
+    ] = RankName.mixture,
+    report_on: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--report-on", help="Sources of another split, as for --tokens: the coverage of these is reported as well."
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option("--alpha", help="Weight of coverage against cost, 0 to 1 (default 0.5).", rich_help_panel=_PANEL),
+    ] = None,
+    min_coverage: Annotated[
+        float | None,
+        typer.Option("--min-coverage", help="Cover at least this share of the tokens.", rich_help_panel=_PANEL),
+    ] = None,
+    min_size: Annotated[
+        int | None, typer.Option("--min-size", help="Keep at least so many rows.", rich_help_panel=_PANEL)
+    ] = None,
+    max_size: Annotated[
+        int | None, typer.Option("--max-size", help="Keep at most so many rows.", rich_help_panel=_PANEL)
+    ] = None,
+    objective: Annotated[
+        Objective | None,
+        typer.Option(
+            "--objective",
+            help="What fewer rows save: flops (default) and bytes of a draft step, or its latency, measured here.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    search: Annotated[
+        SearchName | None,
+        typer.Option("--search", help="exact (default), or tpe as in the paper; needs Optuna.", rich_help_panel=_PANEL),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of --search tpe.", rich_help_panel=_PANEL)] = None,
     as_json: JsonOption = False,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
@@ -81,11 +185,25 @@ def trim(
     \b
     Example:
       outlex trim qwen05 --tokens counts.json --size 16384 -o qwen05-16k
+      outlex trim qwen05 --tokens stats.safetensors --size auto --report-on held-out.safetensors -o qwen05-auto
     """
+    from outlex.cli.trim_report import print_report
+
+    options = {
+        "--alpha": alpha,
+        "--min-coverage": min_coverage,
+        "--min-size": min_size,
+        "--max-size": max_size,
+        "--objective": objective,
+        "--search": search,
+        "--seed": seed,
+    }
     config = TrimConfig(
         drafter=drafter,
-        tokens=tokens,
-        size=size,
+        tokens=tuple(tokens),
+        report_on=tuple(report_on or ()),
+        rank=rank,
+        size=_size(size, {name: value for name, value in options.items() if value is not None}),
         output=output,
         target=target,
         keep=tuple(keep or ()),
@@ -95,25 +213,71 @@ def trim(
     if as_json:
         emit_json(result)
     else:
-        _print(result)
+        print_report(result)
+
+
+def _size(text: str, options: dict[str, Any]) -> int | SizeSearch:
+    """What --size says, together with the options that only make sense with "auto"."""
+    from outlex.selection.size import SizeGoal
+
+    if text == AUTO:
+        goal = {
+            "alpha": "--alpha",
+            "min_coverage": "--min-coverage",
+            "min_size": "--min-size",
+            "max_size": "--max-size",
+        }
+        return SizeSearch(
+            goal=SizeGoal(**{name: options[option] for name, option in goal.items() if option in options}),
+            objective=options.get("--objective", Objective.flops),
+            search=options.get("--search", SearchName.exact),
+            seed=options.get("--seed", 0),
+        )
+    if options:
+        raise InputError(
+            f"{', '.join(options)} only make sense when the size is searched for",
+            got=f"--size {text}",
+            expected=f"--size {AUTO}",
+            next_step=f"give --size {AUTO}, or leave them out",
+        )
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(
+            "This is no size",
+            got=f"--size {text}",
+            expected=f"a whole number, or {AUTO}",
+            next_step=f"give the rows to keep, such as --size 16384, or --size {AUTO}",
+        ) from error
 
 
 def _run(config: TrimConfig) -> dict[str, Any]:
     from outlex.artifact import check_destination
+    from outlex.cli.trim_report import report
     from outlex.drafters.trimmed import KIND
     from outlex.drafters.trimmed import trim as trim_drafter
     from outlex.models.output_head import output_head
+    from outlex.selection.evidence import Evidence, check_apart
+    from outlex.selection.ranking import rank
+    from outlex.selection.sources import read_evidence
     from outlex.vocab.must_keep import must_keep
-    from outlex.vocab.ranking import read_ranking
     from outlex.vocab.sub_vocab import SubVocab
     from outlex.vocab.tokenizer_facts import facts_of
 
     check_destination(config.output, kind=KIND)
-    if not config.tokens.exists():
-        raise InputError("There is no such token list", got=config.tokens, next_step="check the path given as --tokens")
     drafter = config.machine.load(config.drafter)
     facts = facts_of(drafter.tokenizer)
-    ranking = read_ranking(config.tokens, n_tokenizer=facts.n_entries)
+    source = read_evidence(config.tokens, facts=facts)
+    reported = read_evidence(config.report_on, facts=facts) if config.report_on else None
+    if reported is not None and not isinstance(reported, Evidence):
+        raise InputError(
+            "Coverage needs counts",
+            got=f"{config.report_on[0]}, a list without counts",
+            expected="counts, statistics or traces",
+            next_step="count another part of the corpus with 'outlex count', and give that file as --report-on",
+        )
+    if isinstance(source, Evidence) and reported is not None:
+        check_apart(source, reported)
     full = output_head(drafter)
     n_target, stop_ids = full.n_rows, drafter.stop_ids
     if config.target is not None and config.target != config.drafter:
@@ -124,17 +288,70 @@ def _run(config: TrimConfig) -> dict[str, Any]:
         stop_ids=sorted(i for i in stop_ids if i < facts.n_entries),
         extra_ids=[_token_id(word, drafter) for word in config.keep],
     )
+    n_shared = min(n_target, full.n_rows)  # a row is kept only if both heads have it
+    ranked = rank(source, facts=facts, must_keep=kept, by=config.rank.value)
+    if isinstance(config.size, SizeSearch):
+        plan = _plan(config.size, ranked, drafter, facts=facts, n_target=n_shared, kept=kept, machine=config.machine)
+        size = plan.choice.size
+    else:
+        plan, size = None, config.size
     vocab = SubVocab.from_ranking(
-        ranking.ids,
-        size=config.size,
+        ranked.ids,
+        size=size,
         facts=facts,
-        n_target=min(n_target, full.n_rows),
+        n_target=n_shared,
         must_keep=kept,
-        provenance=ranking.provenance,
+        provenance={**ranked.provenance, **({} if plan is None else {"size_search": plan.to_json()})},
     ).with_target_width(n_target)
     trimmed = trim_drafter(drafter, vocab)
     trimmed.save(config.output)
-    return _report(config, trimmed, kept=kept, ranking=ranking, full_bytes=full.n_bytes)
+    return report(
+        trimmed,
+        output=config.output,
+        command=["--target", config.target or "TARGET", "--drafter", config.drafter],
+        kept=kept,
+        facts=facts,
+        evidence=source if isinstance(source, Evidence) else None,
+        reported=reported,
+        ranked=ranked,
+        plan=plan,
+        full_bytes=full.n_bytes,
+    )
+
+
+def _plan(
+    settings: SizeSearch,
+    ranked: Ranked,
+    drafter: LanguageModel,
+    *,
+    facts: TokenizerFacts,
+    n_target: int,
+    kept: MustKeep,
+    machine: Machine,
+) -> SizePlan:
+    from outlex.selection.plan import curve_of, plan_size
+
+    curve = curve_of(ranked, facts=facts, n_target=n_target, must_keep=kept)
+    cost = _cost(settings.objective, drafter, machine)
+    return plan_size(curve, cost, settings.goal, search_by=settings.search.value, seed=settings.seed)
+
+
+def _cost(objective: Objective, drafter: LanguageModel, machine: Machine) -> Cost:
+    if objective is Objective.flops:
+        from dataclasses import replace
+
+        from outlex.selection.architecture import shape_of
+
+        return replace(shape_of(drafter.model.config), n_rows=drafter.n_rows).flops()
+    if objective is Objective.bytes:
+        from outlex.selection.cost import weight_bytes
+
+        return weight_bytes(drafter)
+    from outlex.selection.latency import measure_latency
+
+    machine.warn_if_busy()
+    say("measuring the drafter's step at several sizes ...", style="dim")
+    return measure_latency(drafter)
 
 
 def _read_target(source: str, machine: Machine, facts: TokenizerFacts) -> tuple[int, frozenset[int]]:
@@ -163,46 +380,3 @@ def _token_id(word: str, drafter: LanguageModel) -> int:
             next_step="give --keep once for each of these tokens",
         )
     return ids[0]
-
-
-def _report(
-    config: TrimConfig, trimmed: TrimmedDrafter, *, kept: MustKeep, ranking: Ranking, full_bytes: int
-) -> dict[str, Any]:
-    vocab = trimmed.vocab
-    command = ["generate", "--target", config.target or "TARGET", "--drafter", config.drafter]
-    command += ["--trimmed", str(config.output), "-p", "Write a haiku about small words."]
-    return {
-        "output": str(config.output),
-        "base": trimmed.base_name,
-        "n_draft": vocab.n_draft,
-        "n_full": trimmed.base_n_rows,
-        "n_target": vocab.n_target,
-        "n_tokenizer": vocab.n_tokenizer,
-        "n_must_keep": {"all": len(kept), **{reason: len(ids) for reason, ids in kept.reasons.items()}},
-        "selection": dict(vocab.provenance["selection"]),
-        "head_bytes": {"before": full_bytes, "after": trimmed.linear.n_bytes},
-        "coverage": None if ranking.counts is None else vocab.coverage(ranking.counts),
-        "ranking": ranking.provenance,
-        "fingerprint": vocab.fingerprint,
-        "next": copyable(command),
-    }
-
-
-def _print(result: dict[str, Any]) -> None:
-    console, selection, head = stdout_console(), result["selection"], result["head_bytes"]
-    reasons = ", ".join(f"{reason} {n}" for reason, n in result["n_must_keep"].items() if n and reason != "all")
-    coverage = result["coverage"]
-    print_facts(
-        console,
-        {
-            "artifact": result["output"],
-            "rows kept": f"{result['n_draft']:,} of {result['n_full']:,} of {result['base']}",
-            "must-keep": f"{selection['n_must_keep']} ({reasons}; a token can have several reasons)",
-            "not ranked": f"{selection['n_filled']:,} rows filled in the tokenizer's own order",
-            "LM head": f"{human_bytes(head['before'])} -> {human_bytes(head['after'])}",
-            "coverage": "unknown: the list has no counts" if coverage is None else f"{coverage:.4f} of the counts",
-            "fingerprint": result["fingerprint"][:12],
-        },
-    )
-    console.print("\nTry it:", style="bold")
-    console.print(f"  {result['next']}", markup=False, soft_wrap=True)

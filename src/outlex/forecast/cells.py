@@ -16,13 +16,13 @@ from outlex.forecast.result import Cell
 from outlex.forecast.step_times import StepTimes
 from outlex.metrics import Estimate, clustered_ratio, expected_speedup
 
-__all__ = ["BlockCosts", "cells_of", "costs_of"]
+__all__ = ["cells_of"]
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockCosts:
+class _BlockCosts:
     """What a target pass and a draft step cost, in seconds or in bytes.
 
     Attributes:
@@ -37,21 +37,17 @@ class BlockCosts:
     alone: float | None
     in_seconds: bool
 
-    def block(self, draft_len: int) -> float:
-        """Cost of a whole block."""
-        return self.target_pass + draft_len * self.draft_step
 
-
-def costs_of(header: TraceHeader, times: StepTimes | None, *, n_draft: int, draft_len: int) -> BlockCosts:
+def _costs_of(header: TraceHeader, times: StepTimes | None, *, n_draft: int, draft_len: int) -> _BlockCosts:
     """In seconds where the times reach, else in bytes of weights."""
     if times is not None:
         target_pass, draft_step = times.target_pass(draft_len), times.draft_step(n_draft)
         if target_pass is not None and draft_step is not None:
-            return BlockCosts(
+            return _BlockCosts(
                 target_pass=target_pass, draft_step=draft_step, alone=times.target_pass(0), in_seconds=True
             )
     target_bytes, draft_bytes = _bytes(header, n_draft)
-    return BlockCosts(target_pass=target_bytes, draft_step=draft_bytes, alone=target_bytes, in_seconds=False)
+    return _BlockCosts(target_pass=target_bytes, draft_step=draft_bytes, alone=target_bytes, in_seconds=False)
 
 
 def cells_of(
@@ -85,9 +81,9 @@ def cells_of(
         )
         for o in overlaps
     ]
-    costs = [costs_of(header, times, n_draft=c.n_draft, draft_len=draft_len) for c in candidates]
+    costs = [_costs_of(header, times, n_draft=c.n_draft, draft_len=draft_len) for c in candidates]
     if not all(cost.in_seconds for cost in costs):  # never compare seconds with bytes
-        costs = [costs_of(header, None, n_draft=c.n_draft, draft_len=draft_len) for c in candidates]
+        costs = [_costs_of(header, None, n_draft=c.n_draft, draft_len=draft_len) for c in candidates]
     spent = [_spent(chain, cost) for chain, cost in zip(chains, costs, strict=True)]
     domains = list(dict.fromkeys(prompt.domain for prompt in header.prompts))
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
@@ -120,7 +116,7 @@ def cells_of(
             )
 
 
-def _spent(chain: ChainSums, cost: BlockCosts) -> Floats:
+def _spent(chain: ChainSums, cost: _BlockCosts) -> Floats:
     return chain.passes * cost.target_pass + chain.drafted * cost.draft_step
 
 
@@ -143,6 +139,8 @@ def _bytes(header: TraceHeader, n_draft: int) -> tuple[float, float]:
 
 
 def _ratio(
-    numerators: Floats | npt.NDArray[np.int64], denominators: Floats | npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]
+    numerators: Floats | npt.NDArray[np.int64],
+    denominators: Floats | npt.NDArray[np.int64],
+    mask: npt.NDArray[np.bool_],
 ) -> Estimate:
     return clustered_ratio(numerators[mask].tolist(), denominators[mask].tolist())

@@ -15,10 +15,10 @@ w_t(i) is the probability of being in state i at t, with w_0(0) = 1. A pass begi
 tested with probability r_t = Σ_{i<γ} w_t(i). Block starts are neither uniform nor independent of how easy a position
 is: right after a rejection decoding tests again, behind γ accepted drafts it does not.
 
-r_t depends on tokens before t only, so E[Σ r_t β_t] is the expected number of accepted drafts, with β_t = Σ min(p, q̃) in
-place of the noisier a_t. Tokens − accepted drafts = passes, up to a block that a stop token cuts: the passes are
-corrected by Σ r_t (a_t − β_t), which has mean 0. Averages of β along the text, Π β_{t+j}, would not be exact: the text
-*after an accepted draft* follows min(p, q̃) / β, not p.
+r_t depends on tokens before t only, so E[Σ r_t β_t] is the expected number of accepted drafts, with β_t = Σ min(p, q̃)
+in place of the noisier a_t. Tokens − accepted drafts = passes, up to a block that a stop token cuts: the passes are
+corrected by Σ r_t (a_t − β_t), which has mean 0. Averages of products Π β_{t+j} along the text would not be exact: the
+text *after an accepted draft* follows min(p, q̃) / β, not p.
 
 When the text was sampled at another temperature, x is no sample of p, and β takes the place of a.
 """
@@ -75,7 +75,7 @@ def walk(
     if draft_len < 1 or len(accept) != len(beta) or len(accept) != lengths.sum() or lengths.max() > max_new_tokens:
         raise InputError(
             "These texts cannot be decoded in expectation",
-            got=f"draft_len={draft_len}, {len(accept)} and {len(beta)} positions, texts of {lengths.max()} tokens at most",
+            got=f"draft_len={draft_len}, {len(accept)} and {len(beta)} positions, texts of up to {lengths.max()}",
             expected=f"draft_len >= 1, {lengths.sum()} positions, texts of at most {max_new_tokens} tokens",
             next_step="use a --draft-len of at least 1, and traces as `outlex trace` wrote them",
         )
@@ -101,6 +101,4 @@ def walk(
         after[:, 0] = (state[:, :draft_len] * (1 - a)[:, None]).sum(1) + state[:, draft_len]
         state = after
     # a pass more proposes γ drafts more, but for those that max_new_tokens cuts; either correction has mean 0
-    return ChainSums(
-        passes=passes + surplus, drafted=drafted + draft_len * surplus, tested=tested, accepted=accepted
-    )
+    return ChainSums(passes=passes + surplus, drafted=drafted + draft_len * surplus, tested=tested, accepted=accepted)

@@ -71,7 +71,9 @@ def measure_step_times(
     body.forward(prompt)
     hidden, _ = body.forward(prompt[:1])
     heads = {
-        n: FullHead(full.rows(torch.arange(n, device=target.device)) if n < full.n_rows else full, n_target=runner.n_target)
+        n: FullHead(
+            full.rows(torch.arange(n, device=target.device)) if n < full.n_rows else full, n_target=runner.n_target
+        )
         for n in sorted({*sizes, full.n_rows})
     }
     # what verification sees: laws of the whole head

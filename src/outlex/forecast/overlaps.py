@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from outlex.calibration.traces import TraceSet
     from outlex.heads.linear import LinearHead
 
-__all__ = ["Overlaps", "OverlapTable", "overlap_table"]
+__all__ = ["OverlapTable", "Overlaps", "overlap_table"]
 
 Floats = npt.NDArray[np.float64]
 _ROWS_AT_ONCE = 64  # a law of 64 rows of 151,936 in float32 has 39 MB

@@ -62,7 +62,7 @@ class Verdict:
         candidate, temperature, draft_len: what it is about.
         decision: "trim", "do not trim", "change the list" or "no clear difference".
         kept: ρ_τ, the candidate's τ / the untrimmed head's.
-        needed: what ρ_τ has to exceed: (1 + νκ) / (1 + κ), the candidate's cost of a block / the untrimmed head's.
+        needed: what ρ_τ has to exceed: (1 + νκ) / (1 + κ), the mean cost of a block / that with the untrimmed head.
         in_seconds: costs are measured seconds; otherwise bytes of weights.
         sentence: the same in words.
     """

@@ -100,9 +100,7 @@ def forecast(
             )
             cells += found
             verdicts += verdicts_of(
-                one.header,
                 [cell for cell in found if cell.domain is None],
-                times=times,
                 mass_of_half=table.mass_of_half[temperature],
                 n_of_half=table.n_of_half,
             )
@@ -158,14 +156,15 @@ def _notes(
             )
         elif own != temperature:
             notes.append(
-                f"T = {temperature:g} is forecast on text sampled at T = {own:g}. Decoding at T = {temperature:g} visits"
-                f" other text: for a forecast to rely on, run outlex trace --temperature {temperature:g}."
+                f"T = {temperature:g} is forecast on text sampled at T = {own:g}. Decoding at T = {temperature:g}"
+                f" visits other text: for a forecast to rely on, run outlex trace --temperature {temperature:g}."
             )
     few = {(cell.domain, cell.n_prompts) for cell in cells if cell.n_prompts < _FEW_PROMPTS}
-    for domain, n in sorted(few, key=str):
-        where = "these traces" if domain is None else f"domain {domain}"
-        word = "no interval can be given" if n < 2 else "intervals are wide, and rough themselves"
-        notes.append(f"{where}: {n} prompt{'s' if n > 1 else ''}, so {word}.")
+    for is_one, word in ((True, "no interval can be given"), (False, "intervals are wide, and rough themselves")):
+        here = sorted((domain or "all", n) for domain, n in few if (n == 1) == is_one)
+        if here:
+            counted = ", ".join(f"{domain} {n}" for domain, n in here)
+            notes.append(f"There are few prompts ({counted}), so {word}.")
     if times is None:
         notes.append("No step times were given: speed is forecast in bytes of weights only.")
     else:

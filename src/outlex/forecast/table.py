@@ -28,8 +28,8 @@ _COLUMNS: tuple[tuple[str, Callable[[Cell], str]], ...] = (
     ("× untrimmed", lambda c: _estimate(c.over_untrimmed)),
 )
 _LEGEND = (
-    "α, tested: mean acceptance probability β over positions as decoding tests them, which is what `outlex bench` reports;"
-    " mean β: over every position of the text alike. ceiling: 1 − oov mass, the target's mass inside the draft"
+    "α, tested: mean acceptance probability β over positions as decoding tests them, which is what `outlex bench`"
+    " reports; mean β: over every position of the text alike. ceiling: 1 − oov mass, the target's mass inside the draft"
     " vocabulary. τ: tokens a target pass, from chains along the text. mbsu: τ / (γ·c + 1) with c in bytes."
     " tokens/s, × alone: in measured seconds. ±: half of the 95 % interval, prompts as clusters."
 )
@@ -50,12 +50,12 @@ def renderable(result: Forecast) -> RenderableType:
         )
     ]
     for title, names, lines in _tables(result):
-        table = Table(title=f"\n{title}", title_justify="left", box=None, padding=(0, 0, 0, 1), pad_edge=False)
+        table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False)
         for i, name in enumerate(names):
             table.add_column(name, justify="right" if i else "left", no_wrap=True)
         for line in lines:
             table.add_row(*line)
-        parts.append(table)
+        parts += [Text(f"\n{title}", style="italic"), table]
     parts.append(Text())
     parts += [Text(f"• {verdict.sentence}") for verdict in result.verdicts]
     parts += [Text(f"! {note}", style="yellow") for note in result.notes]

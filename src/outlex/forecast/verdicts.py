@@ -2,8 +2,9 @@
 
 A trim pays if ρ_τ > (1 + νκ) / (1 + κ): the share of τ that is kept exceeds the share of a block's cost that is left.
 κ is the cost of a block's draft heads over the cost of the rest of the block, ν the trimmed head's cost over the whole
-head's. The paper states κ for a draft step; here it counts the target pass too, because that is what a user waits for:
-a draft step alone would let trims pass that make decoding slower.
+head's. The rest counts the target pass, not the draft bodies alone, because that is what a user waits for: a gate on
+the draft step would let trims pass that make decoding slower. A block's cost is its mean along the texts, where the
+last blocks before `max_new_tokens` propose fewer drafts, so that the gate opens exactly where the speed-up exceeds 1.
 
 Another list is advised where this one does not pay, and one that is ranked on half of the traced prompts, and judged on
 the other half, keeps so much more of the target's mass at the same size that it would.
@@ -17,46 +18,34 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from outlex.calibration.trace_records import TraceHeader
-from outlex.forecast.cells import costs_of
 from outlex.forecast.result import Cell, Verdict
-from outlex.forecast.step_times import StepTimes
 from outlex.metrics import block_efficiency
 
 __all__ = ["kept_by_a_traced_list", "verdicts_of"]
 
 
-def verdicts_of(
-    header: TraceHeader, cells: Sequence[Cell], *, times: StepTimes | None, mass_of_half: Tensor, n_of_half: tuple[int, int]
-) -> Iterator[Verdict]:
+def verdicts_of(cells: Sequence[Cell], *, mass_of_half: Tensor, n_of_half: tuple[int, int]) -> Iterator[Verdict]:
     """One verdict a trimmed candidate.
 
     Args:
-        header: of the traces.
         cells: of one temperature and draft length, over all prompts, the untrimmed head first.
-        times: as the cells were made with.
         mass_of_half, n_of_half: see `OverlapTable`.
     """
     untrimmed, *trimmed = cells
-    draft_len = untrimmed.draft_len
-    all_costs = [costs_of(header, times, n_draft=cell.n_draft, draft_len=draft_len) for cell in cells]
-    in_seconds = all(cost.in_seconds for cost in all_costs)
-    if not in_seconds:
-        all_costs = [costs_of(header, None, n_draft=cell.n_draft, draft_len=draft_len) for cell in cells]
-    for cell, cost in zip(trimmed, all_costs[1:], strict=True):
+    for cell in trimmed:
         kept = cell.block_efficiency.value / untrimmed.block_efficiency.value
-        needed = cost.block(draft_len) / all_costs[0].block(draft_len)
+        needed = kept / cell.over_untrimmed.value
         better = kept_by_a_traced_list(mass_of_half, n_of_half, cell.n_draft)
         decision = _decision(cell, untrimmed, better)
         yield Verdict(
             candidate=cell.candidate,
             temperature=cell.temperature,
-            draft_len=draft_len,
+            draft_len=cell.draft_len,
             decision=decision,
             kept=kept,
             needed=needed,
-            in_seconds=in_seconds,
-            sentence=_sentence(cell, decision, kept, needed, better, in_seconds=in_seconds),
+            in_seconds=cell.tokens_per_s is not None,
+            sentence=_sentence(cell, decision, kept, needed, better),
         )
 
 
@@ -95,18 +84,16 @@ def _decision(cell: Cell, untrimmed: Cell, better: float | None) -> str:
     return "no clear difference"
 
 
-def _sentence(
-    cell: Cell, decision: str, kept: float, needed: float, better: float | None, *, in_seconds: bool
-) -> str:
-    gain, unit = cell.over_untrimmed, "measured seconds" if in_seconds else "bytes of weights"
+def _sentence(cell: Cell, decision: str, kept: float, needed: float, better: float | None) -> str:
+    gain, unit = cell.over_untrimmed, "bytes of weights" if cell.tokens_per_s is None else "measured seconds"
     interval = (
         f", 95 % interval {gain.low:.3f} to {gain.high:.3f}"
         if not math.isnan(gain.low)
         else ", one prompt: no interval"
     )
     numbers = (
-        f"{cell.candidate} at T = {cell.temperature:g}, γ = {cell.draft_len} keeps {kept:.1%} of τ and needs {needed:.1%}"
-        f" to pay, in {unit}: × {gain.value:.3f} of the untrimmed speed{interval}"
+        f"{cell.candidate} at T = {cell.temperature:g}, γ = {cell.draft_len} keeps {kept:.1%} of τ and needs"
+        f" {needed:.1%} to pay, in {unit}: × {gain.value:.3f} of the untrimmed speed{interval}"
     )
     if decision == "change the list" and better is not None:
         numbers += (

@@ -69,9 +69,7 @@ def _eagle3(values: Mapping[str, Any]) -> DrafterShape:
     return _decoder(sizes, attention_size=2 * hidden_size, feature_size=_N_FUSED * feature_size)
 
 
-def _decoder(
-    values: Mapping[str, Any], *, attention_size: int | None = None, feature_size: int = 0
-) -> DrafterShape:
+def _decoder(values: Mapping[str, Any], *, attention_size: int | None = None, feature_size: int = 0) -> DrafterShape:
     model_type = values.get("model_type")
     if model_type not in _DENSE:
         raise ModelError(

@@ -11,8 +11,8 @@ are left out: none of them depends on k, and all but the last are negligible.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ class Cost(Protocol):
 
     def of(self, sizes: Tensor) -> Tensor:
         """Cost at each size: int64 ``[n]`` -> float64 ``[n]``, above 0 and never falling as sizes rise."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What it is made of, for the record."""
 
 
 def reduction(cost: Cost, sizes: Tensor) -> Tensor:
@@ -75,6 +78,9 @@ class LinearCost:
 
     def of(self, sizes: Tensor) -> Tensor:
         return self.fixed + self.per_row * sizes.double()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "head_share": self.head_share}
 
     @property
     def head_share(self) -> float:
@@ -149,7 +155,7 @@ class DrafterShape:
         return LinearCost(unit="FLOPs", n_rows=self.n_rows, fixed=fixed, per_row=2 * self.hidden_size)
 
     def bytes(self, *, body_bits: float = 16, head_bits: float = 16) -> LinearCost:
-        """B(k), from the bits of a weight in the body and in the head; `weight_bytes` counts those of a loaded model."""
+        """B(k), from the bits of a weight; for a loaded model see `weight_bytes`."""
         fixed = sum(self.weights.values()) * body_bits / 8
         per_row = self.hidden_size * head_bits / 8
         return LinearCost(unit="bytes", n_rows=self.n_rows, fixed=fixed, per_row=per_row)

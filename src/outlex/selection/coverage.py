@@ -1,6 +1,6 @@
 """How many of the tokens a vocabulary covers: for every size, per domain with an interval, and what is lost.
 
-    C(k) = Σ_{v ∈ D_k} w_v / Σ_v w_v        w: counts, or the smoothed scores of `outlex.selection.ranking`
+C(k) = Σ_{v ∈ D_k} w_v / Σ_v w_v        w: counts, or the smoothed scores of `outlex.selection.ranking`
 """
 
 from __future__ import annotations
@@ -116,9 +116,11 @@ def coverage_of_positions(kept: Tensor, token_ids: Tensor, prompt_index: Tensor)
         token_ids: int64 ``[n]``, such as those of a trace.
         prompt_index: whole numbers ``[n]``, the prompt of each position.
     """
-    _, cluster = prompt_index.unique(return_inverse=True)
+    _, cluster = torch.unique(prompt_index, return_inverse=True)
     sizes = torch.bincount(cluster)
-    hits = torch.bincount(cluster, weights=kept[token_ids].double(), minlength=sizes.numel())
+    inside = token_ids < kept.numel()  # a head can say ids that the tokenizer does not have
+    is_hit = inside & kept[token_ids.clamp(max=kept.numel() - 1)]
+    hits = torch.bincount(cluster, weights=is_hit.double(), minlength=sizes.numel())
     return clustered_ratio(hits.tolist(), sizes.tolist())
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -83,6 +83,9 @@ class LatencyCost:
     def of(self, sizes: Tensor) -> Tensor:
         """Below the smallest measured size its own time: a matrix product has a start-up cost."""
         return torch.from_numpy(self.rest_s + np.interp(sizes.numpy(), self.sizes, self.head_s))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def fit_latency(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from outlex.errors import InputError
-from outlex.selection.cost import Cost
+from outlex.selection.cost import Cost, reduction
 from outlex.selection.coverage import CoverageCurve
 
 __all__ = ["ParetoPoint", "pareto_front", "thinned"]
@@ -16,11 +16,12 @@ __all__ = ["ParetoPoint", "pareto_front", "thinned"]
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoPoint:
-    """A size with its coverage C(k) and its cost, in the unit of the cost."""
+    """A size with its coverage C(k), its cost in the unit of the cost, and its reduction R(k)."""
 
     size: int
     coverage: float
     cost: float
+    reduction: float
 
 
 def pareto_front(sizes: Sequence[int], curve: CoverageCurve, cost: Cost) -> tuple[ParetoPoint, ...]:
@@ -40,14 +41,15 @@ def pareto_front(sizes: Sequence[int], curve: CoverageCurve, cost: Cost) -> tupl
             expected=f"at least one, from {curve.smallest} to {curve.largest}",
             next_step="keep the sizes between the must-keep tokens and the head",
         )
-    coverage, costs = curve.values[unique - curve.smallest], cost.of(unique)
+    coverage, costs, saved = curve.values[unique - curve.smallest], cost.of(unique), reduction(cost, unique)
     # cheapest first, of equal cost the best covering; a point stays if it covers more than all before it
     order = sorted(range(len(unique)), key=lambda i: (float(costs[i]), -float(coverage[i]), int(unique[i])))
     front, best = [], -1.0
     for i in order:
         if float(coverage[i]) > best:
             best = float(coverage[i])
-            front.append(ParetoPoint(size=int(unique[i]), coverage=best, cost=float(costs[i])))
+            point = ParetoPoint(size=int(unique[i]), coverage=best, cost=float(costs[i]), reduction=float(saved[i]))
+            front.append(point)
     return tuple(front)
 
 

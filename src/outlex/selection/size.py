@@ -22,7 +22,16 @@ from outlex.errors import InputError
 from outlex.selection.cost import Cost, LinearCost, reduction
 from outlex.selection.coverage import CoverageCurve
 
-__all__ = ["SizeChoice", "SizeGoal", "best_size", "choice_at", "closed_form_size", "pays_above", "size_range"]
+__all__ = [
+    "SizeChoice",
+    "SizeGoal",
+    "best_size",
+    "choice_at",
+    "closed_form_size",
+    "pays_above",
+    "size_range",
+    "utility",
+]
 
 Bound = Literal["utility", "min_coverage", "min_size", "max_size"]
 
@@ -105,11 +114,17 @@ def size_range(curve: CoverageCurve, goal: SizeGoal) -> tuple[int, int]:
         raise InputError(
             "This coverage is out of reach",
             got=f"min_coverage={goal.min_coverage}",
-            expected=f"at most {math.floor(best * 1e6) / 1e6:.6f}, the coverage of {high} rows",
+            expected=f"at most {math.floor(best * 1e6 + 1e-6) / 1e6:.6f}, the coverage of {high} rows",
             next_step="lower --min-coverage, or raise --max-size" if goal.max_size else "lower --min-coverage",
         )
     floor = curve.smallest + int(torch.searchsorted(curve.values, enough))
     return max(low, floor), high
+
+
+def utility(size: int, curve: CoverageCurve, cost: Cost, goal: SizeGoal) -> float:
+    """U(size)."""
+    saved = float(reduction(cost, torch.tensor([size])))
+    return goal.alpha * curve.at(size) + (1 - goal.alpha) * saved
 
 
 def best_size(curve: CoverageCurve, cost: Cost, goal: SizeGoal) -> SizeChoice:
@@ -121,8 +136,8 @@ def best_size(curve: CoverageCurve, cost: Cost, goal: SizeGoal) -> SizeChoice:
     low, high = size_range(curve, goal)
     sizes = torch.arange(low, high + 1)
     coverage = curve.values[low - curve.smallest : high + 1 - curve.smallest]
-    utility = goal.alpha * coverage + (1 - goal.alpha) * reduction(cost, sizes)
-    return choice_at(int(sizes[int(utility.argmax())]), curve, cost, goal)
+    value = goal.alpha * coverage + (1 - goal.alpha) * reduction(cost, sizes)
+    return choice_at(low + int(value.argmax()), curve, cost, goal)
 
 
 def pays_above(cost: LinearCost, *, alpha: float) -> float:
@@ -150,22 +165,19 @@ def closed_form_size(curve: CoverageCurve, cost: LinearCost, goal: SizeGoal) -> 
 
 
 def choice_at(size: int, curve: CoverageCurve, cost: Cost, goal: SizeGoal) -> SizeChoice:
-    """What a size is worth, and which limit it touches."""
+    """What an allowed size is worth, and which limit decided it. A loss of 1e-4 of utility is none."""
     sizes = torch.arange(curve.smallest, curve.largest + 1)
-    reductions = reduction(cost, sizes)
-    utility = goal.alpha * curve.values + (1 - goal.alpha) * reductions
-    place = size - curve.smallest
+    values = goal.alpha * curve.values + (1 - goal.alpha) * reduction(cost, sizes)
+    own, ideal = utility(size, curve, cost, goal), curve.smallest + int(values.argmax())
     bound: Bound = "utility"
-    if bool(utility.max() > utility[place] + 1e-4):
-        ideal, (low, _) = int(utility.argmax()) + curve.smallest, size_range(curve, goal)
-        if size < ideal:
-            bound = "max_size"
-        else:
-            bound = "min_coverage" if low > max(curve.smallest, goal.min_size) else "min_size"
+    if float(values.max()) > own + 1e-4:
+        low, _ = size_range(curve, goal)
+        is_floor = low > max(curve.smallest, goal.min_size)
+        bound = "max_size" if size < ideal else "min_coverage" if is_floor else "min_size"
     return SizeChoice(
         size=size,
-        coverage=float(curve.values[place]),
-        reduction=float(reductions[place]),
-        utility=float(utility[place]),
+        coverage=curve.at(size),
+        reduction=float(reduction(cost, torch.tensor([size]))),
+        utility=own,
         bound=bound,
     )

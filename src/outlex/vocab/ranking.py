@@ -148,8 +148,8 @@ def _weighted_sum(path: Path, data: bytes, counts: Tensor) -> Tensor:
     try:
         weights = json.loads(json.loads(data[8 : 8 + n_header])["__metadata__"]["outlex"])["weights"]
         factors = torch.tensor(weights, dtype=torch.float64)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _bad(path, "'counts' has rows and no weights", error, "a file of outlex count, or 1-d counts") from error
+    except (ValueError, KeyError, TypeError):
+        return counts  # a matrix of something else, which the caller refuses
     if factors.shape != counts.shape[:1] or counts.dtype != torch.int64:
         got = f"{counts.dtype} {list(counts.shape)}, {len(factors)} weights"
         raise _bad(path, "'counts' does not fit its weights", got, "int64, one row for each weight")
