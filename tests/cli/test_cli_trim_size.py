@@ -71,7 +71,7 @@ def test_the_best_size_is_found_recorded_and_explained(models: Path, stats: Path
     provenance = saved.provenance
     assert provenance["size_search"] == search
     assert provenance["rank"] == "mixture"
-    assert provenance["prior"]["strength"] > 0
+    assert 0 < provenance["prior"]["share"] < 1
     assert provenance["sources"][0]["domains"]["code"]["weight"] == 0.5
     text = run(*arguments).stdout
     for needle in (

@@ -108,12 +108,12 @@ def test_a_damaged_piece_is_fetched_again(wheelhouse: Wheelhouse, tmp_path: Path
 def test_a_kill_at_any_moment_leaves_nothing_that_looks_finished(wheelhouse: Wheelhouse, tmp_path: Path) -> None:
     wheels = publish(wheelhouse)
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
         "from test_download import ENTRY, fetch_gguf\n"
-        "fetch_gguf(ENTRY, cache_dir=sys.argv[2], progress=False)\n"
+        "fetch_gguf(ENTRY, cache_dir=sys.argv[1], progress=False)\n"
     )
     cache = tmp_path / "c"
-    runner = subprocess.Popen([sys.executable, "-c", program, str(Path(__file__).parent), str(cache)])
+    runner = subprocess.Popen([sys.executable, "-c", program, str(cache), *sys.path])
     give_up = time.monotonic() + 60
     while not list(cache.glob("parts/toy/*.part")) and time.monotonic() < give_up:
         time.sleep(0.01)
