@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from outlex.bench.environment import describe_environment
 from outlex.bench.workload import read_prompts
+from outlex.metrics import Estimate, clustered_ratio
 from outlex.models.tokenizer import load_tokenizer
 from outlex.selection.evidence import DomainEvidence, Evidence
 from outlex.selection.ranking import rank
@@ -64,12 +66,19 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "tokenizer order": torch.tensor([], dtype=torch.int64),  # what is not ranked follows in the order of the ids
         "mixture": mixture.ids,
     }
-    rows = []
+    rows, gains = [], []
     for share in SHARES:
         size = round(share * args.n_rows)
+        chosen: dict[str, Tensor] = {}
         for name, order in orders.items():
-            chosen = select_ids(order, size=size, facts=facts, n_target=args.n_rows, must_keep_ids=kept.ids)
-            rows += _rows(chosen.ids, held_out, ranking=name, share=share, size=size, n_entries=facts.n_entries)
+            ids = select_ids(order, size=size, facts=facts, n_target=args.n_rows, must_keep_ids=kept.ids).ids
+            chosen[name] = torch.zeros(facts.n_entries, dtype=torch.bool)
+            chosen[name][ids] = True
+            rows += _rows(chosen[name], held_out, ranking=name, share=share, size=size)
+        gains += [
+            {"share": share, "size": size, "domain": domain.name, **asdict(gain(domain, chosen))}
+            for domain in held_out.domains
+        ]
     return {
         "environment": describe_environment(torch.device("cpu")),
         "n_must_keep": len(kept),
@@ -77,16 +86,23 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "n_held_out": {domain.name: int(domain.counts.sum()) for domain in held_out.domains},
         "prior": mixture.provenance["prior"],
         "rows": rows,
+        "gains": gains,
     }
 
 
-def _rows(ids: Tensor, held_out: Evidence, *, n_entries: int, **labels: Any) -> list[dict[str, Any]]:
-    kept = torch.zeros(n_entries, dtype=torch.bool)
-    kept[ids] = True
+def _rows(kept: Tensor, held_out: Evidence, **labels: Any) -> list[dict[str, Any]]:
     return [
         {**labels, "domain": name, "coverage": estimate.value, "low": estimate.low, "high": estimate.high}
         for name, estimate in coverage_by_domain(kept, held_out)
     ]
+
+
+def gain(domain: DomainEvidence, chosen: dict[str, Tensor]) -> Estimate:
+    """Coverage of the mixture less that of counts alone, compared prompt by prompt."""
+    assert domain.positions is not None
+    ids, prompts = domain.positions
+    difference = chosen["mixture"][ids].double() - chosen["counts"][ids].double()
+    return clustered_ratio(torch.bincount(prompts, weights=difference).tolist(), torch.bincount(prompts).tolist())
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -98,6 +114,12 @@ def markdown(result: dict[str, Any]) -> str:
     for (share, size, name), values in cells.items():
         numbers = [*values, sum(values) / len(values)]
         lines.append(f"| {size:,} ({share:.0%}) | {name} | " + " | ".join(f"{x:.4f}" for x in numbers) + " |")
+    lines += ["", "Mixture less counts alone, in points, with 95 % intervals:", ""]
+    lines += ["| rows kept | " + " | ".join(domains) + " |", "|---" * (len(domains) + 1) + "|"]
+    for share in SHARES:
+        own = [row for row in result["gains"] if row["share"] == share]
+        shown = (f"{row['value'] * 100:+.1f} ± {(row['high'] - row['low']) * 50:.1f}" for row in own)
+        lines.append(f"| {own[0]['size']:,} ({share:.0%}) | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
