@@ -29,6 +29,7 @@ _MANIFEST = "outlex.json"
 _READERS = {
     "sub-vocab": "pass it to 'outlex trim --tokens', or load it with SubVocab.load",
     "trimmed-drafter": "pass it to 'outlex generate --trimmed' or 'outlex bench --trimmed'",
+    "fitted-head": "pass it to 'outlex generate --trimmed' or 'outlex bench --trimmed'",
 }
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

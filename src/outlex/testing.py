@@ -168,6 +168,8 @@ class TableHead:
 
     name = "table"
     bytes_per_step = 0
+    follows_request = False
+    prompt_logits = 0
 
     def __init__(self, token_map: TokenMap) -> None:
         self.token_map = token_map

@@ -92,6 +92,27 @@ def test_rows_are_the_states_before_each_token(traced: Path) -> None:
     traces.check_pair(target, drafter)
 
 
+@pytest.mark.parametrize("n_rows", [3, 64])
+def test_prompts_come_with_what_the_target_expects_after_each_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_rows: int
+) -> None:
+    monkeypatch.setattr(collect, "_ROWS_AT_ONCE", n_rows)
+    traces = trace(tmp_path / "t")
+    target = tiny_pair()[0]
+    by_id = {request.id: request for request in requests()}
+    assert (traces.prompt_ids.dtype, traces.prompt_top.dtype) == (torch.int32, torch.int32)
+    for index, prompt in enumerate(traces.prompts):
+        rows = traces.prompt_rows(index)
+        assert tuple(traces.prompt_ids[rows].tolist()) == by_id[prompt.id].prompt_ids
+        logits = target.model(input_ids=traces.prompt_ids[rows].unsqueeze(0), use_cache=False).logits[0]
+        assert torch.equal(traces.prompt_top[rows].to(torch.int64), logits.topk(8, dim=-1).indices)
+    # a prompt's last row is about the response's first token
+    greedy = trace(tmp_path / "greedy", temperature=0.0)
+    for index in range(len(greedy.prompts)):
+        first = greedy.token_ids[greedy.prompt_index == index][0]
+        assert greedy.prompt_top[greedy.prompt_rows(index)][-1, 0] == first
+
+
 def test_at_temperature_0_the_text_is_the_arg_max(tmp_path: Path) -> None:
     traces = trace(tmp_path / "t", temperature=0.0)
     logits = output_head(tiny_pair()[0]).logits(traces.target_hidden)
@@ -202,6 +223,9 @@ def test_split_and_domain_keep_prompts_whole(traced: Path) -> None:
         assert torch.equal(
             even.drafter_hidden[even.prompt_index == index], traces.drafter_hidden[traces.prompt_index == old]
         )
+        for name in ("prompt_ids", "prompt_top"):
+            theirs = getattr(traces, name)[traces.prompt_rows(old)]
+            assert torch.equal(getattr(even, name)[even.prompt_rows(index)], theirs)
     for bad in (lambda: traces.domain("latin"), lambda: traces.split(0.01), lambda: traces.split(1.0)):
         with pytest.raises(InputError):
             bad()
@@ -271,6 +295,16 @@ def test_damage_is_noticed(traced: Path, tmp_path: Path, damage: str) -> None:
     assert "trace" in str(caught.value.next_step)
 
 
+def test_traces_of_another_version_have_to_be_made_again(traced: Path, tmp_path: Path) -> None:
+    shutil.copytree(traced, tmp_path / "t")
+    header = tmp_path / "t" / "trace.json"
+    header.write_text(json.dumps({**json.loads(header.read_text()), "schema": 1}))
+    for use in (TraceSet.load, trace):
+        with pytest.raises(ArtifactError, match="another version of outlex") as caught:
+            use(tmp_path / "t")
+        assert "trace again" in str(caught.value.next_step)
+
+
 def test_states_that_are_not_numbers_are_refused(traced: Path, tmp_path: Path) -> None:
     traces = TraceSet.load(traced)
     for role in ("target_hidden", "drafter_hidden"):
@@ -292,6 +326,10 @@ def test_rows_that_do_not_fit_the_header_are_refused(traced: Path) -> None:
         {"position": traces.position.flip(0)},
         {"prompt_index": traces.prompt_index.flip(0)},
         {"target_hidden": traces.target_hidden[:, :-1]},
+        {"prompt_ids": traces.prompt_ids[1:]},
+        {"prompt_ids": traces.prompt_ids - 300},
+        {"prompt_top": traces.prompt_top[:, :3]},
+        {"prompt_top": traces.prompt_top + 300},
     ]
     for change in changes:
         with pytest.raises(ArtifactError, match="outlex trace"):

@@ -11,8 +11,11 @@ import torch
 from cli_builders import N_ENTRIES, N_ROWS, json_of, run
 
 from outlex.calibration.stats import TokenStats
+from outlex.calibration.target_probs import target_probs
+from outlex.calibration.traces import TraceSet
 from outlex.drafters import TrimmedDrafter
 from outlex.models import load_model
+from outlex.models.output_head import output_head
 from outlex.vocab.tokenizer_facts import facts_of
 
 
@@ -177,3 +180,51 @@ def test_without_optuna_the_extra_is_named(
     result = run(*auto(models, stats, tmp_path / "t", "--search", "tpe"))
     assert result.exit_code == 2
     assert "outlex[select]" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def traces(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("traces")
+    lines = [{"id": str(i), "domain": "ab"[i % 2], "prompt": "the river and " * (1 + i)} for i in range(4)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    pair = ("--target", models / "target", "--drafter", models / "drafter", "--dtype", "float32")
+    result = run(
+        *("trace", *pair, "--prompts", folder / "prompts.jsonl", "--max-new-tokens", 20, "--threads", 1),
+        *("-o", folder / "traces"),
+    )
+    assert result.exit_code == 0, result.stderr
+    return folder / "traces"
+
+
+def test_traces_rank_by_the_mean_probability_of_the_target_or_its_variance(
+    models: Path, stats: Path, traces: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "t"
+    fixed = ("trim", models / "drafter", "--tokens", traces, "--size", 285, "-o", out)
+    by_mean = json_of(run(*fixed, "--rank", "counts", "--json"))
+    loaded = load_model(models / "target", dtype="float32", progress=False)
+    traced = TraceSet.load(traces)
+    probs = target_probs(traced, output_head(loaded))
+    vocab = TrimmedDrafter.load(out).vocab
+    kept, must = set(vocab.draft_to_target.tolist()), set(vocab.must_keep_ids)
+    others = [i for i in probs.mean[:N_ENTRIES].argsort(descending=True).tolist() if i not in must]
+    assert kept - must == set(others[: 285 - len(must)])
+    assert [row["domain"] for row in by_mean["domains"]] == ["a (traces)", "b (traces)"]
+    assert sum(row["n_tokens"] for row in by_mean["domains"]) == len(traced)
+    assert by_mean["ranking"]["sources"][0]["format"] == "traces"
+
+    json_of(run(*fixed, "--rank", "variance", "--json"))
+    by_variance = TrimmedDrafter.load(out).vocab.draft_to_target.tolist()
+    others = [i for i in probs.variance[:N_ENTRIES].argsort(descending=True).tolist() if i not in must]
+    assert set(by_variance) - must == set(others[: 285 - len(must)])
+
+    mixed = json_of(run(*auto(models, stats, out, "--tokens", traces, "--json")))
+    assert [row["domain"] for row in mixed["domains"]] == ["chat", "code", "a (traces)", "b (traces)"]
+    reported = json_of(run(*auto(models, stats, out, "--report-on", traces, "--json")))["reported_domains"]
+    assert [row["domain"] for row in reported] == ["a (traces)", "b (traces)"]
+
+
+def test_traces_of_another_tokenizer_are_refused(models: Path, traces: Path, tmp_path: Path) -> None:
+    result = run("trim", models / "german", "--tokens", traces, "--size", 290, "-o", tmp_path / "t")
+    assert result.exit_code == 1
+    assert "another tokenizer" in result.stderr

@@ -14,6 +14,8 @@ from typer.testing import CliRunner, Result
 from outlex import SubVocab, trim
 from outlex.calibration.traces import TraceSet
 from outlex.cli.app import app
+from outlex.drafters import FittedHead, Shortlists
+from outlex.models.output_head import output_head
 from outlex.vocab.tokenizer_facts import facts_of
 
 
@@ -123,6 +125,31 @@ def test_forecast_measures_the_parts(traced: Path, counts: Path) -> None:
     assert any("other text" in note for note in body["notes"])
 
 
+def test_forecast_times_and_replays_a_head_that_follows_the_request(traced: Path, tmp_path: Path) -> None:
+    facts = facts_of(byte_tokenizer())
+    drafter = tiny_pair()[1]
+    FittedHead(
+        method="in-context",
+        vocab=SubVocab(
+            draft_to_target=torch.arange(0, 20),
+            n_target=260,
+            n_tokenizer=facts.n_entries,
+            tokenizer_fingerprint=facts.fingerprint,
+        ),
+        shortlists=Shortlists(capacity=200),
+        base_name=drafter.name,
+        base_source=drafter.source,
+        base_n_rows=260,
+        head_fingerprint=output_head(drafter).fingerprint(),
+        tokenizer_fingerprint=facts.fingerprint,
+    ).save(tmp_path / "h")
+    body = json_of(run("forecast", "--traces", traced, "--trimmed", tmp_path / "h", "--measure", "--json"))
+    assert body["times"]["head_step_s"].keys() == {"in-context-20"}
+    own = next(cell for cell in body["cells"] if cell["candidate"] == "in-context-20")
+    assert own["n_draft"] > 20
+    assert own["tokens_per_s"] > 0
+
+
 def test_forecast_takes_the_times_of_a_benchmark(
     traced: Path, pair: Path, prompts: Path, counts: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +160,7 @@ def test_forecast_takes_the_times_of_a_benchmark(
     arguments = ["forecast", "--traces", traced, "--bench", tmp_path / "r.json"]
     body = json_of(run(*arguments, "--json"))
     assert body["times"]["draft_step_s"].keys() == {"260"}
+    assert body["times"]["head_step_s"].keys() == {"untrimmed"}
     assert body["times"]["target_pass_s"].keys() == {"0", "4"}
     assert body["cells"][0]["expected_speedup"] > 0
     assert run(*bench, "--baselines", "ar", "-o", tmp_path / "ar.json").exit_code == 0

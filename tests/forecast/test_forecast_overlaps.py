@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from toy_traces import head, random_traces
 
-from outlex.calibration.trace_records import TracedModel, TracedPrompt, TraceHeader, TraceSettings, head_fingerprint
 from outlex.calibration.traces import TraceSet
 from outlex.errors import NumericalError
 from outlex.forecast.candidates import Candidate, families
@@ -20,53 +20,6 @@ from outlex.heads.linear import LinearHead
 from outlex.proposals import DraftScores, Proposal, ProposalLaw, Tli, Vanilla
 from outlex.randomness import Randomness
 from outlex.sampling import SamplingParams, probabilities
-
-
-def head(n_rows: int, d: int, *, seed: int, dtype: torch.dtype = torch.float32) -> LinearHead:
-    weight = torch.randn(n_rows, d, generator=torch.Generator().manual_seed(seed))
-    return LinearHead(weight=weight.to(dtype))
-
-
-def traced_model(linear: LinearHead) -> TracedModel:
-    return TracedModel(
-        name="m",
-        source="m",
-        dtype=str(linear.weight.dtype).removeprefix("torch."),
-        n_rows=linear.n_rows,
-        hidden_size=int(linear.weight.shape[1]),
-        scale=1.0,
-        softcap=0.0,
-        has_bias=False,
-        head_fingerprint=head_fingerprint(linear),
-        body_bytes=1000,
-        head_bytes=linear.n_bytes,
-    )
-
-
-def random_traces(target: LinearHead, drafter: LinearHead, lengths: list[int], *, seed: int = 0) -> TraceSet:
-    n, generator = sum(lengths), torch.Generator().manual_seed(seed)
-    index = torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32), torch.tensor(lengths))
-    hidden = [torch.randn(n, linear.weight.shape[1], generator=generator) for linear in (target, drafter)]
-    hidden[1][:, : min(hidden[0].shape[1], hidden[1].shape[1])] = hidden[0][:, : hidden[1].shape[1]]
-    return TraceSet(
-        header=TraceHeader(
-            target=traced_model(target),
-            drafter=traced_model(drafter),
-            tokenizer_fingerprint="f",
-            n_tokenizer=target.n_rows,
-            stop_ids=(),
-            settings=TraceSettings(temperature=1.0, seed=0, max_new_tokens=max(lengths), batch_size=1),
-            prompts=tuple(
-                TracedPrompt(id=str(i), domain="d", digest="", n_prompt=3, n_positions=k, finish_reason="length")
-                for i, k in enumerate(lengths)
-            ),
-        ),
-        target_hidden=hidden[0].to(target.weight.dtype),
-        drafter_hidden=hidden[1].to(drafter.weight.dtype),
-        token_ids=torch.randint(target.n_rows, (n,), generator=generator),
-        prompt_index=index,
-        position=torch.cat([torch.arange(k, dtype=torch.int32) for k in lengths]),
-    )
 
 
 def candidates(ids: list[list[int] | None], n_drafter: int) -> list[Candidate]:
@@ -82,6 +35,7 @@ def table(
     options: dict[str, Any] = {
         "temperatures": [0.0, 0.7, 1.0],
         "proposal": Tli(),
+        "tokens_per_pass": 3,
         "on_progress": lambda n, total: None,
     }
     return overlap_table(traces, target_head=target, drafter_head=drafter, candidates=what, **{**options, **changes})

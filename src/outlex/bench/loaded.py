@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from outlex.bench.environment import publishable
-from outlex.drafters.trimmed import TrimmedDrafter
+from outlex.drafters.artifacts import DraftHeadArtifact, load_draft_head
 from outlex.errors import InputError
 from outlex.models.load import load_model
 
@@ -25,7 +25,7 @@ class BenchModels:
 
     target: LanguageModel
     drafter: LanguageModel | None = None
-    trimmed: tuple[TrimmedDrafter, ...] = ()
+    trimmed: tuple[DraftHeadArtifact, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Names, sizes and dtypes, as JSON values."""
@@ -45,16 +45,7 @@ class BenchModels:
             }
             for role, model in (("target", self.target), ("drafter", self.drafter))
         }
-        described["trimmed"] = [
-            {
-                "n_draft": head.vocab.n_draft,
-                "head_bytes": head.linear.n_bytes,
-                "base": head.base_name,
-                "fingerprint": head.vocab.fingerprint,
-                "provenance": publishable(dict(head.vocab.provenance)),
-            }
-            for head in self.trimmed
-        ]
+        described["trimmed"] = [publishable(head.describe()) for head in self.trimmed]
         return described
 
 
@@ -65,7 +56,7 @@ def load_models(config: BenchConfig, *, progress: bool) -> BenchModels:
         ModelError, ArtifactError: something cannot be found or is damaged.
     """
     # first, because that is quick and may end in an error
-    trimmed = tuple(TrimmedDrafter.load(path) for path in config.trimmed)
+    trimmed = tuple(load_draft_head(path) for path in config.trimmed)
 
     def load(source: str) -> LanguageModel:
         return load_model(

@@ -14,7 +14,7 @@ from outlex.decode.generation import Generation
 
 if TYPE_CHECKING:
     from outlex.bench.config import BenchConfig
-    from outlex.drafters.trimmed import TrimmedDrafter
+    from outlex.drafters.artifacts import DraftHeadArtifact
     from outlex.models.language_model import LanguageModel
     from outlex.sampling import SamplingParams
 
@@ -104,12 +104,11 @@ def build_methods(
     *,
     target: LanguageModel,
     drafter: LanguageModel | None,
-    trimmed: Sequence[TrimmedDrafter],
+    trimmed: Sequence[DraftHeadArtifact],
 ) -> list[Method]:
     """The methods of a benchmark, in the order of its table: baselines, then trimmed drafters.
 
-    Trimmed drafters are called "trimmed-<size>", and if several have one size "trimmed-<size>#1", "#2" and so
-    on.
+    Heads keep their names, "trimmed-<size>" for example; where several have one name, "#1", "#2" and so on follow.
 
     Raises:
         MismatchError: target, drafter and trimmed drafters do not belong together.
@@ -125,14 +124,14 @@ def build_methods(
             )
         else:
             methods.append(_baseline(config, name, target, drafter))
-    for name, head in zip(_trimmed_names(trimmed), trimmed, strict=True):
+    for name, head in zip(_names(trimmed), trimmed, strict=True):
         methods.append(
             DecoderMethod(
                 SpeculativeDecoder(target, drafter, trimmed=head, draft_len=config.draft_len),
                 name=name,
-                description=f"{config.draft_len} draft tokens from {head.base_name}, trimmed head",
-                n_draft=head.vocab.n_draft,
-                vocab_fingerprint=head.vocab.fingerprint,
+                description=f"{config.draft_len} draft tokens from {head.base_name}, {head.name} head",
+                n_draft=head.n_draft,
+                vocab_fingerprint=str(head.describe()["fingerprint"]),
                 ignore_stop_ids=config.ignore_stop_ids,
             )
         )
@@ -153,10 +152,9 @@ def _baseline(config: BenchConfig, name: str, target: LanguageModel, drafter: La
     )
 
 
-def _trimmed_names(trimmed: Sequence[TrimmedDrafter]) -> Iterator[str]:
-    sizes = [head.vocab.n_draft for head in trimmed]
-    used: Counter[int] = Counter()
-    for size in sizes:
-        used[size] += 1
-        suffix = f"#{used[size]}" if sizes.count(size) > 1 else ""
-        yield f"trimmed-{size}{suffix}"
+def _names(heads: Sequence[DraftHeadArtifact]) -> Iterator[str]:
+    names = [head.name for head in heads]
+    used: Counter[str] = Counter()
+    for name in names:
+        used[name] += 1
+        yield name + (f"#{used[name]}" if names.count(name) > 1 else "")

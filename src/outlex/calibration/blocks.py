@@ -18,9 +18,9 @@ Kind = Literal["lines", "text", "rows"]
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 64 << 20
 
-# Tokenizers that split text by a regular expression start a new word at a single space between two other characters,
-# and the pieces of SentencePiece begin with their space: nothing is merged across this place.
-_WORD_START = re.compile(rb"(?<=[!-~]) (?=[!-~])")
+# Tokenizers that split text by a regular expression start a new word at a single space between two letters, and the
+# pieces of SentencePiece begin with their space: nothing is merged across this place.
+_WORD_START = re.compile(rb"(?<=[0-9A-Za-z]) (?=[0-9A-Za-z])")
 _ANY_SPACE = re.compile(rb"(?<=\S) (?=\S)")
 
 

@@ -14,20 +14,23 @@ from torch import Tensor
 
 from outlex.calibration.batch_sampling import sample_batch
 from outlex.calibration.trace_files import add_shard, find_header, prepare_directory
-from outlex.calibration.trace_records import TracedModel, TracedPrompt, TraceHeader, TraceSettings
+from outlex.calibration.trace_records import PROMPT_TOP, TracedModel, TracedPrompt, TraceHeader, TraceSettings
 from outlex.calibration.traces import TraceSet
 from outlex.errors import ArtifactError, InputError, NumericalError
+from outlex.models.output_head import output_head
 from outlex.models.runner import BodyRunner
 from outlex.randomness import seeded_generator
 from outlex.sampling import SamplingParams
 from outlex.vocab.tokenizer_facts import check_same_tokenizer, facts_of
 
 if TYPE_CHECKING:
+    from outlex.heads.linear import LinearHead
     from outlex.models.language_model import LanguageModel
 
 __all__ = ["OnProgress", "TraceRequest", "collect_traces"]
 
 OnProgress = Callable[[int, int, str], None]
+_ROWS_AT_ONCE = 64  # logits of 64 rows of 151,936 in float32 are 39 MB
 _WINDOW = 4  # batches: prompts are sorted by length among this many batches only
 
 
@@ -77,7 +80,8 @@ def collect_traces(
     """Trace prompts into a directory, or go on with what is there.
 
     The responses come from the target alone. Then each model reads prompt and response once, without padding, and its
-    final hidden states at the positions *before* each response token are kept. A batch is committed as a whole, so a
+    final hidden states at the positions *before* each response token are kept, and of each prompt its tokens and what
+    the target expects after each of them. A batch is committed as a whole, so a
     kill loses the running batch at most, and the files do not tell how often the run was interrupted. Prompts that
     are in the directory already are not traced again; others are added.
 
@@ -153,14 +157,13 @@ def _read_texts(
     first_index: int,
 ) -> dict[str, Tensor]:
     columns: dict[str, list[Tensor]] = {"target_hidden": [], "drafter_hidden": []}
+    target_head, tops = output_head(runners[0].loaded), list[Tensor]()
     for name, runner in zip(columns, runners, strict=True):
         for request, response in zip(batch, responses, strict=True):
             ids = torch.tensor([*request.prompt_ids, *response[:-1]], device=runner.device)
             runner.reset()
             # A target padded to more rows may emit an id that the drafter has no embedding for; see IndependentDrafter.
             hidden, _ = runner.forward(torch.where(ids < runner.n_embeddings, ids, 0))
-            # the state at the prompt's last token predicts the response's first
-            hidden = hidden[len(request.prompt_ids) - 1 :].cpu()
             if not bool(hidden.isfinite().all()):
                 raise NumericalError(
                     f"The hidden states of {runner.loaded.name} hold NaN or infinity",
@@ -168,7 +171,10 @@ def _read_texts(
                     expected="finite numbers",
                     next_step="try float32 (--dtype float32); if it stays, the checkpoint is damaged",
                 )
-            columns[name].append(hidden)
+            if runner is runners[0]:
+                tops.append(_most_probable(target_head, hidden[: len(request.prompt_ids)]).cpu())
+            # the state at the prompt's last token predicts the response's first
+            columns[name].append(hidden[len(request.prompt_ids) - 1 :].cpu())
         runner.reset()  # its cache is as long as the last text
     lengths = torch.tensor([len(response) for response in responses])
     index = torch.arange(first_index, first_index + len(batch), dtype=torch.int32)
@@ -177,7 +183,16 @@ def _read_texts(
         "token_ids": torch.tensor([token_id for response in responses for token_id in response]),
         "prompt_index": torch.repeat_interleave(index, lengths),
         "position": torch.cat([torch.arange(int(n), dtype=torch.int32) for n in lengths]),
+        "prompt_ids": torch.tensor([i for request in batch for i in request.prompt_ids], dtype=torch.int32),
+        "prompt_top": torch.cat(tops),
     }
+
+
+def _most_probable(head: LinearHead, hidden: Tensor) -> Tensor:
+    """Ids of the largest logits, best first: hidden [n, d] -> int32 [n, PROMPT_TOP]."""
+    k = min(PROMPT_TOP, head.n_rows)
+    tops = [head.logits(rows).topk(k, dim=-1).indices for rows in torch.split(hidden, _ROWS_AT_ONCE)]
+    return torch.cat(tops).to(torch.int32)
 
 
 def _record(request: TraceRequest, response: list[int], stop_ids: frozenset[int]) -> TracedPrompt:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from outlex.calibration.trace_records import TracedModel, head_fingerprint
+from outlex.calibration.trace_records import TracedModel
 from outlex.errors import ArtifactError, MismatchError, ModelError
 from outlex.heads.linear import LinearHead
 from outlex.models.locate import locate
@@ -60,7 +60,7 @@ def load_head(
             scale=traced.scale,
             softcap=traced.softcap,
         )
-        if head_fingerprint(head) == traced.head_fingerprint:
+        if head.fingerprint() == traced.head_fingerprint:
             return LinearHead(
                 weight=head.weight.to(torch_device),
                 bias=None if head.bias is None else head.bias.to(torch_device),

@@ -20,7 +20,7 @@ from outlex.errors import ArtifactError
 
 __all__ = ["TENSORS", "add_shard", "find_header", "prepare_directory", "read_header", "read_shard"]
 
-TENSORS = ("target_hidden", "drafter_hidden", "token_ids", "prompt_index", "position")
+TENSORS = ("target_hidden", "drafter_hidden", "token_ids", "prompt_index", "position", "prompt_ids", "prompt_top")
 _HEADER = "trace.json"
 _AGAIN = "copy the directory again from where it was made, or trace again into a new one"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,7 +30,7 @@ def read_header(directory: Path) -> TraceHeader:
     """What `trace.json` says.
 
     Raises:
-        ArtifactError: missing, truncated or changed.
+        ArtifactError: missing, truncated, changed or of another version.
     """
     path = directory / _HEADER
     try:

@@ -7,9 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from outlex.errors import MismatchError
+from outlex.errors import ArtifactError, MismatchError
 from outlex.models.output_head import output_head
 from outlex.models.runner import BodyRunner
 
@@ -18,20 +16,20 @@ if TYPE_CHECKING:
     from outlex.models.language_model import LanguageModel
 
 __all__ = [
+    "PROMPT_TOP",
     "SCHEMA",
     "ShardEntry",
     "TraceHeader",
     "TraceSettings",
     "TracedModel",
     "TracedPrompt",
-    "head_fingerprint",
     "header_bytes",
     "parse_header",
 ]
 
 KIND = "outlex-traces"
-SCHEMA = 1
-_ROWS_AT_ONCE = 8192
+SCHEMA = 2
+PROMPT_TOP = 8  # of the target's most probable tokens, as many are kept a prompt position
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,7 @@ class TracedModel:
         hidden_size: width of the hidden states.
         scale, softcap: of the LM head, see `LinearHead`.
         has_bias: whether the LM head has a bias.
-        head_fingerprint: see `head_fingerprint`.
+        head_fingerprint: see `LinearHead.fingerprint`.
         body_bytes: weights that one step reads, LM head left out.
         head_bytes: weights of the LM head.
     """
@@ -79,7 +77,7 @@ class TracedModel:
             scale=head.scale,
             softcap=head.softcap,
             has_bias=head.bias is not None,
-            head_fingerprint=head_fingerprint(head),
+            head_fingerprint=head.fingerprint(),
             body_bytes=BodyRunner(loaded).bytes_per_step,
             head_bytes=head.n_bytes,
         )
@@ -91,7 +89,7 @@ class TracedModel:
             MismatchError: another width, other rows or other weights.
         """
         shape = (head.n_rows, int(head.weight.shape[1]))
-        if shape == (self.n_rows, self.hidden_size) and head_fingerprint(head) == self.head_fingerprint:
+        if shape == (self.n_rows, self.hidden_size) and head.fingerprint() == self.head_fingerprint:
             return
         raise MismatchError(
             f"The traces were made with another {role}",
@@ -181,19 +179,6 @@ class TraceHeader:
         return replace(self, prompts=(*self.prompts, *prompts), shards=(*self.shards, shard))
 
 
-def head_fingerprint(head: LinearHead) -> str:
-    """sha256 (hex) of an LM head's weights, bias and what follows them.
-
-    Weights count as bfloat16, so that a model loaded in bfloat16 and the same one loaded in float32 agree.
-    """
-    digest = hashlib.sha256(json.dumps([head.scale, head.softcap, head.bias is not None]).encode())
-    for tensor in (head.weight, head.bias):
-        if tensor is not None:
-            for rows in torch.split(tensor, _ROWS_AT_ONCE):
-                digest.update(rows.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def header_bytes(header: TraceHeader) -> bytes:
     """The file: JSON with a checksum over its own values."""
     body = {"kind": KIND, "schema": SCHEMA, **asdict(header)}
@@ -205,11 +190,19 @@ def parse_header(data: bytes) -> TraceHeader:
     """The header in `data`.
 
     Raises:
-        ValueError, KeyError, TypeError: cut off, changed, or of another kind or schema.
+        ArtifactError: of another schema.
+        ValueError, KeyError, TypeError: cut off, changed, or of another kind.
     """
     body: dict[str, Any] = json.loads(data)
-    if not isinstance(body, dict) or (body.get("kind"), body.get("schema")) != (KIND, SCHEMA):
-        raise ValueError(f"not of kind {KIND}, schema {SCHEMA}")
+    if not isinstance(body, dict) or body.get("kind") != KIND:
+        raise ValueError(f"not of kind {KIND}")
+    if body["schema"] != SCHEMA:
+        raise ArtifactError(
+            "These traces were written by another version of outlex",
+            got=f"schema {body['schema']!r}",
+            expected=f"schema {SCHEMA}, which holds the prompts too",
+            next_step="trace again into a new directory: repeat the `outlex trace` command with another -o",
+        )
     if body.pop("checksum") != _checksum(body):
         raise ValueError("its values were changed after it was written")
     del body["kind"], body["schema"]

@@ -5,6 +5,9 @@ at any temperature and for any draft vocabulary.
 
     text       … c   x0      x1      x2          position 0, 1, 2: tokens of the response
     row           (h_c, x0) (h_x0, x1) (h_x1, x2)    row i holds the states *before* token i
+
+Of the prompts their tokens are kept, and the target's most probable tokens *after* each of them: what a draft head that
+follows the request would have seen.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +25,7 @@ import torch
 from torch import Tensor
 
 from outlex.calibration.trace_files import TENSORS, read_header, read_shard
-from outlex.calibration.trace_records import TracedModel, TracedPrompt, TraceHeader, TraceSettings
+from outlex.calibration.trace_records import PROMPT_TOP, TracedModel, TracedPrompt, TraceHeader, TraceSettings
 from outlex.errors import ArtifactError, InputError, MismatchError, NumericalError
 from outlex.models.output_head import output_head
 
@@ -42,6 +47,9 @@ class TraceSet:
         token_ids: int64 [n], the token that came at each position.
         prompt_index: int32 [n], place of the row's prompt in `header.prompts`.
         position: int32 [n], place of the token in its response, from 0.
+        prompt_ids: int32 [n_prompt_tokens], the prompts one after the other.
+        prompt_top: int32 [n_prompt_tokens, 8], the target's most probable next tokens at each of them, best first. A
+            prompt's last row is about the response's first token.
 
     Raises:
         ArtifactError: shapes or order do not fit the header.
@@ -54,10 +62,13 @@ class TraceSet:
     token_ids: Tensor = field(repr=False)
     prompt_index: Tensor = field(repr=False)
     position: Tensor = field(repr=False)
+    prompt_ids: Tensor = field(repr=False)
+    prompt_top: Tensor = field(repr=False)
 
     def __post_init__(self) -> None:
         lengths = torch.tensor([prompt.n_positions for prompt in self.prompts], dtype=torch.int64)
-        n = int(lengths.sum())
+        n, n_rows = int(lengths.sum()), self.header.target.n_rows
+        n_read = sum(prompt.n_prompt for prompt in self.prompts)
         wanted = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         places = torch.arange(n) - (lengths.cumsum(0) - lengths)[wanted]
         fits = (
@@ -66,13 +77,19 @@ class TraceSet:
             and self.token_ids.shape == self.prompt_index.shape == self.position.shape == (n,)
             and torch.equal(self.prompt_index.to(torch.int64), wanted)
             and torch.equal(self.position.to(torch.int64), places)
-            and not bool(((self.token_ids < 0) | (self.token_ids >= self.header.target.n_rows)).any())
+            and self.prompt_ids.shape == (n_read,)
+            and self.prompt_top.shape == (n_read, min(PROMPT_TOP, n_rows))
+            and not any(
+                bool(((ids < 0) | (ids >= n_rows)).any()) for ids in (self.token_ids, self.prompt_ids, self.prompt_top)
+            )
         )
         if not fits:
             raise ArtifactError(
                 "The rows of the traces do not fit their header",
-                got=f"{list(self.target_hidden.shape)} and {list(self.drafter_hidden.shape)}, {len(self)} tokens",
-                expected=f"{n} rows of {len(lengths)} prompts, one prompt after the other, tokens of the target",
+                got=f"{list(self.target_hidden.shape)} and {list(self.drafter_hidden.shape)}, {len(self)} tokens, "
+                f"{len(self.prompt_ids)} prompt tokens",
+                expected=f"{n} rows of {len(lengths)} prompts, one prompt after the other, tokens of the target, "
+                f"{n_read} prompt tokens",
                 next_step="trace again into a new directory with `outlex trace`",
             )
         for role, hidden in (("target", self.target_hidden), ("drafter", self.drafter_hidden)):
@@ -131,6 +148,14 @@ class TraceSet:
     def blocks(self, n_rows: int) -> Iterator[slice]:
         """Slices of at most `n_rows` rows that cover everything, in order."""
         return (slice(start, min(start + n_rows, len(self))) for start in range(0, len(self), n_rows))
+
+    def prompt_rows(self, index: int) -> slice:
+        """Where prompt number `index` lies in `prompt_ids` and `prompt_top`."""
+        return slice(self._prompt_starts[index], self._prompt_starts[index + 1])
+
+    @cached_property
+    def _prompt_starts(self) -> tuple[int, ...]:
+        return tuple(accumulate((prompt.n_prompt for prompt in self.prompts), initial=0))
 
     def check_pair(self, target: LanguageModel, drafter: LanguageModel) -> None:
         """Check that these two models made the traces.
@@ -211,6 +236,8 @@ class TraceSet:
             token_ids=self.token_ids[rows],
             prompt_index=renumbered[rows],
             position=self.position[rows],
+            prompt_ids=torch.cat([self.prompt_ids[self.prompt_rows(i)] for i in kept]),
+            prompt_top=torch.cat([self.prompt_top[self.prompt_rows(i)] for i in kept]),
         )
 
 

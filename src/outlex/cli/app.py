@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from outlex import __version__
-from outlex.cli import bench, count, demo, forecast, generate, inspect, merge, trace, trim
+from outlex.cli import bench, count, demo, fit_head, forecast, generate, inspect, merge, trace, trim
 from outlex.cli.failures import EXIT_INTERRUPTED, EXIT_OTHER, explain, silence_stdout
 from outlex.cli.output import say
 
@@ -93,12 +93,13 @@ for _command in (
     merge.merge,
     trace.trace,
     trim.trim,
+    fit_head.fit_head,
     forecast.forecast,
     generate.generate,
     bench.bench,
     inspect.inspect,
 ):
-    app.command(_command.__name__, help=_help(_command))(_command)
+    app.command(_command.__name__.replace("_", "-"), help=_help(_command))(_command)
 
 
 def main() -> None:

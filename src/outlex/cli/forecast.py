@@ -1,4 +1,4 @@
-"""`outlex forecast`: acceptance and speed of trimmed drafters, from traces."""
+"""`outlex forecast`: acceptance and speed of trimmed drafters and fitted heads, from traces."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from outlex.errors import InputError
 
 if TYPE_CHECKING:
     from outlex.calibration.trace_records import TraceHeader
+    from outlex.drafters import DraftHeadArtifact
     from outlex.forecast import Forecast, StepTimes
     from outlex.vocab.sub_vocab import SubVocab
 
@@ -29,7 +30,7 @@ class ForecastConfig:
 
     Attributes:
         traces: directories of `outlex trace`, of one pair.
-        trimmed: directories of `outlex trim`.
+        trimmed: directories of `outlex trim` or `outlex fit-head`.
         tokens, sizes: what ranks the tokens, and how many of the first to try; both or none.
         temperatures: None takes those of the traces.
         draft_lens: γ.
@@ -81,7 +82,8 @@ def forecast(
         typer.Option("--traces", help="Directory of `outlex trace`; may be given for several temperatures."),
     ],
     trimmed: Annotated[
-        list[Path] | None, typer.Option("--trimmed", help="Directory of `outlex trim`; may be given several times.")
+        list[Path] | None,
+        typer.Option("--trimmed", help="Directory of `outlex trim` or `outlex fit-head`; may be given several times."),
     ] = None,
     tokens: Annotated[
         list[Path] | None,
@@ -107,7 +109,7 @@ def forecast(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
-    """Forecast acceptance, tokens a pass and speed of trimmed drafters, and say whether trimming pays.
+    """Forecast acceptance, tokens a pass and speed of cheaper draft heads, and say whether they pay.
 
     Needs the traces and the two LM heads, not the models. Without step times (--bench or --measure) speed is forecast
     from bytes of weights.
@@ -153,19 +155,19 @@ def _sizes(text: str) -> tuple[int, ...]:
 def _run(config: ForecastConfig) -> Forecast:
     from outlex.calibration.head_files import load_head
     from outlex.calibration.traces import TraceSet
-    from outlex.drafters.trimmed import TrimmedDrafter
+    from outlex.drafters import load_draft_head
     from outlex.forecast import forecast as make_forecast
     from outlex.models.options import use_threads
 
     use_threads(config.machine.n_threads)
     # what is quick and may end in an error comes first
-    trimmed = [TrimmedDrafter.load(path) for path in config.trimmed]
+    made = [load_draft_head(path) for path in config.trimmed]
     sets = [TraceSet.load(path) for path in config.traces]
     header = sets[0].header
     times = None if config.bench is None else times_of_bench(config.bench)
     vocabs = _vocabs(config, header)
     if config.measure:
-        times = _measured(config, header, [v.n_draft for v in vocabs] + [t.vocab.n_draft for t in trimmed])
+        times = _measured(config, header, [*made, *vocabs])
     say("loading the two LM heads ...", style="dim")
     heads = [load_head(model, device=config.machine.device) for model in (header.target, header.drafter)]
     own = tuple(dict.fromkeys(one.temperature for one in sets if one.temperature is not None)) or (1.0,)
@@ -174,7 +176,7 @@ def _run(config: ForecastConfig) -> Forecast:
             sets,
             target_head=heads[0],
             drafter_head=heads[1],
-            candidates=[*trimmed, *vocabs],
+            candidates=[*made, *vocabs],
             temperatures=config.temperatures or own,
             draft_lens=config.draft_lens,
             times=times,
@@ -208,8 +210,13 @@ def _vocabs(config: ForecastConfig, header: TraceHeader) -> list[SubVocab]:
     ]
 
 
-def _measured(config: ForecastConfig, header: TraceHeader, sizes: Sequence[int]) -> StepTimes:
+def _measured(
+    config: ForecastConfig, header: TraceHeader, candidates: Sequence[SubVocab | DraftHeadArtifact]
+) -> StepTimes:
+    from outlex.drafters import TrimmedDrafter
     from outlex.forecast import measure_step_times
+    from outlex.forecast.candidates import names_of
+    from outlex.vocab.sub_vocab import SubVocab
 
     config.machine.warn_if_busy()
     machine = Machine(dtype=header.target.dtype, device=config.machine.device, threads=config.machine.threads)
@@ -218,5 +225,14 @@ def _measured(config: ForecastConfig, header: TraceHeader, sizes: Sequence[int])
     drafter = target if same else machine.load(header.drafter.source)
     with Ticker() as ticker:
         return measure_step_times(
-            target, drafter, sizes=sizes, draft_lens=config.draft_lens, on_progress=ticker.of_total
+            target,
+            drafter,
+            sizes=[one.n_draft for one in candidates if isinstance(one, (SubVocab, TrimmedDrafter))],
+            draft_lens=config.draft_lens,
+            named={
+                name: one.head_for(drafter, n_target=target.n_rows)
+                for name, one in zip(names_of(candidates), candidates, strict=True)
+                if not isinstance(one, (SubVocab, TrimmedDrafter))
+            },
+            on_progress=ticker.of_total,
         )

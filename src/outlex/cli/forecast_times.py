@@ -19,8 +19,8 @@ __all__ = ["times_of_bench"]
 def times_of_bench(path: Path) -> StepTimes:
     """Medians of the benchmark's passes and draft steps, temperatures pooled.
 
-    What a run spends outside both models is counted to its target passes; what its medians do not explain went into
-    reading the prompt.
+    A head that is no plain matrix has the time of the method with its name. What a run spends outside both models is
+    counted to its target passes; what its medians do not explain went into reading the prompt.
 
     Raises:
         ArtifactError: no benchmark result.
@@ -33,6 +33,7 @@ def times_of_bench(path: Path) -> StepTimes:
     runs = {info.name: [row for row in result.rows if row.method == info.name] for info in result.methods}
     passes: dict[int, list[float]] = {}
     steps: dict[int, float] = {}
+    named: dict[str, float] = {}
     reading: dict[bool, list[float]] = {True: [], False: []}
     for info in result.methods:
         own = [row for row in runs[info.name] if row.target_pass_s is not None and row.n_passes]
@@ -44,7 +45,9 @@ def times_of_bench(path: Path) -> StepTimes:
         draft_len = 0 if info.n_draft is None else int(result.config["draft_len"])
         passes.setdefault(draft_len, []).append(pass_s)
         if info.n_draft is not None:
-            steps[info.n_draft] = step_s
+            named[info.name] = step_s
+            if info.name.startswith(("untrimmed", "trimmed-")):
+                steps[info.n_draft] = step_s
         spent = sum(row.wall_s - (row.n_passes or 0) * pass_s - (row.n_drafted or 0) * step_s for row in own)
         reading[info.n_draft is None].append(max(0.0, spent / sum(row.n_prompt for row in own)))
     if not steps:
@@ -59,6 +62,7 @@ def times_of_bench(path: Path) -> StepTimes:
     return StepTimes(
         target_pass_s={n: median(values) for n, values in passes.items()},
         draft_step_s=steps,
+        head_step_s=named,
         target_prompt_s=min(alone, both),
         draft_prompt_s=max(0.0, both - alone),
         source=f"benchmark {path.name}, {result.environment.get('threads')} threads",

@@ -12,7 +12,7 @@ from outlex.cli.output import print_facts, say, stderr_console
 from outlex.cli.request import ProposalName, Request
 from outlex.decode import Generation, SpeculativeDecoder, Step
 from outlex.decode.text import TextStream
-from outlex.drafters import TrimmedDrafter
+from outlex.drafters import load_draft_head
 from outlex.proposals import Tli, Vanilla
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def decode(request: Request, *, stream: bool) -> tuple[SpeculativeDecoder, Gener
 
 def _build(request: Request) -> SpeculativeDecoder:
     """Load what is needed; the cheap parts that can be wrong come first."""
-    trimmed = None if request.trimmed is None else TrimmedDrafter.load(request.trimmed)
+    trimmed = None if request.trimmed is None else load_draft_head(request.trimmed)
     source = request.drafter
     if source is None and trimmed is not None:
         source = trimmed.base_source

@@ -15,7 +15,7 @@ from outlex.errors import ArtifactError, InputError
 __all__ = ["inspect"]
 
 _RECOGNISED = (
-    "a directory of `outlex trim` (or a sub-vocabulary), a JSON result of `outlex bench` or `outlex demo`,"
+    "a directory of `outlex trim` or `outlex fit-head` (or a sub-vocabulary), a JSON result of `outlex bench` or `outlex demo`,"
     " a model directory, a .gguf file, a catalogue name or a Hub id"
 )
 
@@ -45,7 +45,7 @@ def inspect(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
-    """Say what something is: a trimmed drafter, a sub-vocabulary, a benchmark result, or a model.
+    """Say what something is: a trimmed drafter, a fitted head, a sub-vocabulary, a benchmark result, or a model.
 
     For a model it says whether a trimmed head can pay; a model that is not on this machine is fetched first.
 

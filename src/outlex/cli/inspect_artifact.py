@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from outlex.artifact import read_artifact
 from outlex.cli.options import Machine
 from outlex.cli.output import human_bytes, print_facts, stdout_console
-from outlex.drafters import TrimmedDrafter
-from outlex.errors import ArtifactError
+from outlex.drafters import FittedHead, TrimmedDrafter
+from outlex.errors import ArtifactError, MismatchError
 from outlex.models.cache import cache_root, stamped_sha256
 from outlex.models.catalogue import CATALOGUE
 from outlex.models.gguf import finished_conversion
 from outlex.models.options import resolve_device, resolve_dtype
 from outlex.vocab.must_keep import must_keep
 from outlex.vocab.sub_vocab import SubVocab
-from outlex.vocab.tokenizer_facts import facts_of
+from outlex.vocab.tokenizer_facts import TokenizerFacts, facts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,17 +35,17 @@ def describe_artifact(place: Path, *, target: str | None, machine: Machine) -> d
     """
     artifact = read_artifact(place, kind=None)
     description: dict[str, Any] = {"kind": artifact.kind, "path": str(place), "written_by": artifact.versions}
-    base_source: str | None = None
+    vocab: SubVocab | None
+    base: TrimmedDrafter | FittedHead | None = None
     if artifact.kind == "sub-vocab":
         vocab = SubVocab.load(place)
+    elif artifact.kind == "fitted-head":
+        base = fitted = FittedHead.load(place)
+        vocab = fitted.vocab
+        description["fitted"] = {**fitted.describe(), "tokenizer_fingerprint": fitted.tokenizer_fingerprint}
     elif artifact.kind == "trimmed-drafter":
-        trimmed = TrimmedDrafter.load(place)
-        vocab, base_source = trimmed.vocab, trimmed.base_source
-        description["base"] = {
-            "name": trimmed.base_name,
-            "source": trimmed.base_source,
-            "n_rows": trimmed.base_n_rows,
-        }
+        base = trimmed = TrimmedDrafter.load(place)
+        vocab = trimmed.vocab
         description["head"] = {
             "n_bytes": trimmed.linear.n_bytes,
             "hidden_size": trimmed.linear.weight.shape[1],
@@ -56,10 +56,30 @@ def describe_artifact(place: Path, *, target: str | None, machine: Machine) -> d
         raise ArtifactError(
             "This version of outlex does not know this kind of artifact",
             got=artifact.kind,
-            expected="sub-vocab or trimmed-drafter",
+            expected="sub-vocab, trimmed-drafter or fitted-head",
             next_step="use the version of outlex that wrote it, or a newer one",
         )
-    description["vocab"] = {
+    if base is not None:
+        description["base"] = {"name": base.base_name, "source": base.base_source, "n_rows": base.base_n_rows}
+    description["vocab"] = None if vocab is None else _vocab(vocab)
+    tokenizer: PreTrainedTokenizerBase | None = None
+    if target is not None:
+        model = machine.load(target)
+        if vocab is not None:
+            vocab.check_tokenizer(facts_of(model.tokenizer))
+            vocab.with_target_width(model.n_rows)
+        elif base is not None:
+            _check_tokenizer(base.tokenizer_fingerprint, facts_of(model.tokenizer))
+        description["target"] = {"name": model.name, "n_rows": model.n_rows, "fits": True}
+        tokenizer = model.tokenizer
+    elif base is not None and vocab is not None:
+        tokenizer = _local_tokenizer(base.base_source, machine)
+    description["tokens"] = None if tokenizer is None or vocab is None else _tokens(vocab, tokenizer)
+    return description
+
+
+def _vocab(vocab: SubVocab) -> dict[str, Any]:
+    return {
         "n_draft": vocab.n_draft,
         "n_target": vocab.n_target,
         "n_tokenizer": vocab.n_tokenizer,
@@ -68,17 +88,16 @@ def describe_artifact(place: Path, *, target: str | None, machine: Machine) -> d
         "tokenizer_fingerprint": vocab.tokenizer_fingerprint,
         "provenance": dict(vocab.provenance),
     }
-    tokenizer: PreTrainedTokenizerBase | None = None
-    if target is not None:
-        model = machine.load(target)
-        vocab.check_tokenizer(facts_of(model.tokenizer))
-        vocab.with_target_width(model.n_rows)
-        description["target"] = {"name": model.name, "n_rows": model.n_rows, "fits": True}
-        tokenizer = model.tokenizer
-    elif base_source is not None:
-        tokenizer = _local_tokenizer(base_source, machine)
-    description["tokens"] = None if tokenizer is None else _tokens(vocab, tokenizer)
-    return description
+
+
+def _check_tokenizer(fingerprint: str, facts: TokenizerFacts) -> None:
+    if fingerprint != facts.fingerprint:
+        raise MismatchError(
+            "The head was fitted for a drafter with another tokenizer",
+            got=f"{facts.n_entries} entries, fingerprint {facts.fingerprint[:12]}",
+            expected=f"fingerprint {fingerprint[:12]}",
+            next_step="give the target whose pair was traced, or fit a head for this one with `outlex fit-head`",
+        )
 
 
 def _tokens(vocab: SubVocab, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -129,26 +148,36 @@ def _local_tokenizer(source: str, machine: Machine) -> PreTrainedTokenizerBase |
 def print_artifact(description: dict[str, Any]) -> None:
     """The same for people."""
     vocab, base, head = description["vocab"], description.get("base"), description.get("head")
-    facts = {
-        "kind": description["kind"],
-        "rows": f"{vocab['n_draft']:,} for a target of {vocab['n_target']:,} rows"
-        f" ({vocab['n_tokenizer']:,} tokenizer entries), {vocab['n_must_keep']} of them must-keep",
-    }
-    if base is not None and head is not None:
-        facts["base drafter"] = f"{base['name']} ({base['source']}), head of {base['n_rows']:,} rows"
-        facts["head"] = f"{human_bytes(head['n_bytes'])}, {head['dtype']}, {head['hidden_size']} wide"
-    facts["fingerprint"] = vocab["fingerprint"]
-    facts["tokenizer"] = vocab["tokenizer_fingerprint"]
-    for name, value in vocab["provenance"].items():
-        facts[f"from: {name}"] = (
-            ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    fitted = description.get("fitted")
+    facts = {"kind": description["kind"]}
+    if vocab is not None:
+        facts["rows"] = (
+            f"{vocab['n_draft']:,} for a target of {vocab['n_target']:,} rows"
+            f" ({vocab['n_tokenizer']:,} tokenizer entries), {vocab['n_must_keep']} of them must-keep"
         )
+    if base is not None:
+        facts["base drafter"] = f"{base['name']} ({base['source']}), head of {base['n_rows']:,} rows"
+    if head is not None:
+        facts["head"] = f"{human_bytes(head['n_bytes'])}, {head['dtype']}, {head['hidden_size']} wide"
+    if fitted is not None:
+        facts |= _fitted_facts(fitted)
+    origin = fitted or vocab
+    facts["fingerprint"] = origin["fingerprint"]
+    facts["tokenizer"] = origin["tokenizer_fingerprint"]
+    for name, value in origin["provenance"].items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, list):
+            value = "; ".join(map(_short, value))
+        facts[f"from: {name}"] = str(value)
     facts["written by"] = ", ".join(f"{name} {version}" for name, version in description["written_by"].items())
     if "target" in description:
         target = description["target"]
         facts["fits target"] = f"yes: {target['name']}, {target['n_rows']:,} rows"
     tokens = description["tokens"]
-    if tokens is None:
+    if vocab is None:
+        facts["tokens"] = "chosen anew at each position, out of all rows"
+    elif tokens is None:
         facts["tokens"] = "not shown: no tokenizer at hand; give --target MODEL"
     else:
         facts["hottest"] = " ".join(map(repr, tokens["hottest"]))
@@ -157,3 +186,25 @@ def print_artifact(description: dict[str, Any]) -> None:
             f"{reason} {count['n_kept']} of {count['n']}" for reason, count in tokens["must_keep"].items()
         )
     print_facts(stdout_console(), facts)
+
+
+def _fitted_facts(fitted: dict[str, Any]) -> dict[str, str]:
+    sizes, preview = fitted["shortlists"], fitted["preview"]
+    facts = {"method": fitted["method"]}
+    if preview is not None:
+        tiers = ", ".join(f"{n:,} rows of rank {rank} in {storage}" for n, rank, storage in preview["tiers"])
+        facts["first stage"] = tiers
+        if preview["fine_rank"]:
+            facts["second stage"] = f"about {sizes['n_candidates']:,} rows of rank {preview['fine_rank']}"
+        facts["exact rows"] = f"{sizes['n_exact']:,}"
+        facts["fitted to"] = f"{preview['n_positions']:,} positions"
+    if fitted["method"] != "preview":
+        facts["request"] = f"its own tokens, at most {sizes['capacity']:,}, and the target's best {sizes['top_m']}"
+    return facts
+
+
+def _short(value: Any) -> str:
+    """One of several trials in a line; anything else as it is."""
+    if isinstance(value, dict) and {"name", "head_bytes", "kept"} <= value.keys():
+        return f"{value['name']} {value['head_bytes']:.2%} of the bytes, {value['kept']:.2%} of the acceptance"
+    return str(value)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from outlex.cli.output import copyable, human_bytes, print_facts, stdout_console
+from outlex.cli.trim_speed import HELD_OUT_NAMES, held_out_rows, speed_front, speed_reasons
 from outlex.selection.report import coverage_by_domain, dropped_tokens
 
 if TYPE_CHECKING:
     from outlex.drafters import TrimmedDrafter
     from outlex.metrics import Estimate
     from outlex.selection.evidence import Evidence
-    from outlex.selection.plan import SizePlan
     from outlex.selection.ranking import Ranked
     from outlex.vocab.must_keep import MustKeep
     from outlex.vocab.tokenizer_facts import TokenizerFacts
@@ -41,7 +41,7 @@ def report(
     evidence: Evidence | None,
     reported: Evidence | None,
     ranked: Ranked,
-    plan: SizePlan | None,
+    size_search: dict[str, Any] | None,
     full_bytes: int,
 ) -> dict[str, Any]:
     """The result as a JSON object."""
@@ -66,7 +66,7 @@ def report(
         "reported_domains": _domains(is_kept, reported),
         "dropped": [{"id": token.id, "text": token.text, "share": token.share} for token in lost],
         "dropped_by": None if weights is None else "--report-on" if reported is not None else "--tokens",
-        "size_search": None if plan is None else plan.to_json(),
+        "size_search": size_search,
         "ranking": ranked.provenance,
         "fingerprint": vocab.fingerprint,
         "next": copyable(generate),
@@ -124,6 +124,8 @@ def print_report(result: dict[str, Any]) -> None:
 def _reasons(search: dict[str, Any] | None) -> dict[str, str]:
     if search is None:
         return {}
+    if search["objective"] == "speed":
+        return speed_reasons(search)
     alpha, unit = search["goal"]["alpha"], search["cost"]["unit"]
     utility = f"{alpha:g}·C + {1 - alpha:g}·R = {search['utility']:.4f}"
     pays = "" if search["pays_above"] is None else f"; a row pays above {search['pays_above']:.2e} of the tokens"
@@ -141,6 +143,12 @@ def _reasons(search: dict[str, Any] | None) -> dict[str, str]:
 
 
 def _print_front(search: dict[str, Any]) -> None:
+    if search["objective"] == "speed":
+        _print_table(
+            "Settings that nothing beats", ("rows", "γ", "proposal", "C", "tokens/s", "R"), speed_front(search)
+        )
+        _print_table("Forecast on the other half of the traces", HELD_OUT_NAMES, held_out_rows(search))
+        return
     unit = search["cost"]["unit"]
     lines = (
         (
@@ -166,7 +174,8 @@ def _print_table(title: str, names: Sequence[str], lines: Iterable[Sequence[str]
     rows = list(lines)
     if not rows:
         return
-    table = Table(title=f"\n{title}", title_justify="left", box=None, padding=(0, 0, 0, 1), pad_edge=False)
+    stdout_console().print(f"\n{title}", style="bold")  # not the table's own title, which would be folded to its width
+    table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False)
     for place, name in enumerate(names):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
     for row in rows:

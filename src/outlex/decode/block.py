@@ -132,11 +132,13 @@ class BlockDecoder:
         if drafter is not None and draft_len:
             draft_ids, laws = self._draft(drafter, draft_len)
         fed = torch.cat([self._pending, draft_ids.clamp_min(0)])  # -1 is rejected whatever stands in its place
+        # what the draft head wants to know of the prompt; later blocks have one pending token, and nothing before it
+        n_before = min(drafter.head.prompt_logits, self._pending.shape[0] - 1) if drafter else 0
         with self._clock.section("target"):
             out = self._target.forward(
-                fed, n_logits=len(laws) + 1, feature_layers=drafter.feature_layers if drafter else ()
+                fed, n_logits=n_before + len(laws) + 1, feature_layers=drafter.feature_layers if drafter else ()
             )
-        target_probs = probabilities(self._penalized(out.logits, draft_ids), self._params)
+        target_probs = probabilities(self._penalized(out.logits[n_before:], draft_ids), self._params)
         verdict = verify(target_probs, draft_ids, laws, self._randomness)
         drafted = draft_ids.tolist()
         emitted = [*drafted[: verdict.n_accepted], verdict.next_id]
@@ -153,7 +155,8 @@ class BlockDecoder:
                 block = replace(block, overlaps=tuple(float(beta) for beta in betas))
         self._commit(emitted, verdict.n_accepted, out.features)
         if drafter is not None:
-            drafter.head.observe(emitted, out.logits)
+            # rows behind the first rejected draft are about text that does not stand
+            drafter.head.observe(emitted, out.logits[: n_before + len(emitted)])
         return block
 
     def _room_for_drafts(self, max_tokens: int) -> int:

@@ -14,9 +14,9 @@ from outlex.decode.block import BlockDecoder
 from outlex.decode.generation import Generation, Step
 from outlex.decode.stopwatch import Stopwatch
 from outlex.decode.text import TextStream
+from outlex.drafters.artifacts import DraftHeadArtifact
 from outlex.drafters.base import Drafter
 from outlex.drafters.independent import IndependentDrafter
-from outlex.drafters.trimmed import TrimmedDrafter
 from outlex.errors import InputError
 from outlex.models.load import LanguageModel
 from outlex.models.runner import TargetRunner
@@ -37,7 +37,7 @@ class SpeculativeDecoder:
     Args:
         target: the model whose law is kept.
         drafter: a smaller model with the same tokenizer, any `Drafter`, or None to decode autoregressively.
-        trimmed: use this trimmed head instead of the drafter's whole one.
+        trimmed: use this trimmed or fitted head instead of the drafter's whole one.
         proposal: q ↦ q̃; TLI by default.
         draft_len: γ, tokens drafted before each target pass.
 
@@ -51,7 +51,7 @@ class SpeculativeDecoder:
         target: LanguageModel,
         drafter: LanguageModel | Drafter | None = None,
         *,
-        trimmed: TrimmedDrafter | None = None,
+        trimmed: DraftHeadArtifact | None = None,
         proposal: Proposal | None = None,
         draft_len: int = 4,
     ) -> None:
@@ -69,7 +69,7 @@ class SpeculativeDecoder:
         self.draft_len = draft_len
 
     def _as_drafter(
-        self, target: LanguageModel, drafter: LanguageModel | Drafter | None, trimmed: TrimmedDrafter | None
+        self, target: LanguageModel, drafter: LanguageModel | Drafter | None, trimmed: DraftHeadArtifact | None
     ) -> Drafter | None:
         if isinstance(drafter, LanguageModel):
             check_same_tokenizer(facts_of(target.tokenizer), facts_of(drafter.tokenizer))
@@ -79,7 +79,7 @@ class SpeculativeDecoder:
             return IndependentDrafter(drafter, head=trimmed.head_for(drafter, n_target=n_target))
         if trimmed is not None:
             raise InputError(
-                "A trimmed head needs the drafter it was cut from",
+                "A trimmed or fitted head needs the drafter it was made for",
                 got="no loaded drafter model",
                 expected=f"drafter=load_model({trimmed.base_source!r})",
             )

@@ -1,7 +1,18 @@
 """Drafters: verified tokens in, hidden states for the draft head out."""
 
+from outlex.drafters.artifacts import DraftHeadArtifact, load_draft_head
 from outlex.drafters.base import Drafter
+from outlex.drafters.fitted import FittedHead, Shortlists
 from outlex.drafters.independent import IndependentDrafter
 from outlex.drafters.trimmed import TrimmedDrafter, trim
 
-__all__ = ["Drafter", "IndependentDrafter", "TrimmedDrafter", "trim"]
+__all__ = [
+    "DraftHeadArtifact",
+    "Drafter",
+    "FittedHead",
+    "IndependentDrafter",
+    "Shortlists",
+    "TrimmedDrafter",
+    "load_draft_head",
+    "trim",
+]

@@ -45,6 +45,31 @@ class TrimmedDrafter:
     base_source: str
     base_n_rows: int
 
+    @property
+    def name(self) -> str:
+        """Short name for reports."""
+        return f"trimmed-{self.n_draft}"
+
+    @property
+    def n_draft(self) -> int:
+        """Rows kept."""
+        return self.vocab.n_draft
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """Of the tokenizer whose ids it speaks of."""
+        return self.vocab.tokenizer_fingerprint
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes, fingerprint and origin, as JSON values."""
+        return {
+            "n_draft": self.n_draft,
+            "head_bytes": self.linear.n_bytes,
+            "base": self.base_name,
+            "fingerprint": self.vocab.fingerprint,
+            "provenance": dict(self.vocab.provenance),
+        }
+
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write the artifact; an existing one is replaced whole or not at all."""
         vocab_config, tensors = self.vocab.to_parts()
@@ -101,14 +126,21 @@ class TrimmedDrafter:
             MismatchError: `base` has another tokenizer or other head rows.
         """
         self.vocab.check_tokenizer(facts_of(base.tokenizer))
-        full = output_head(base)
+        return self.head_from(output_head(base), n_target=n_target)
+
+    def head_from(self, full: LinearHead, *, n_target: int) -> TrimmedHead:
+        """The same from the drafter's head alone.
+
+        Raises:
+            MismatchError: it has other rows than those that were kept.
+        """
         expected = trim_head(full, self.vocab).linear if full.n_rows == self.base_n_rows else None
         if expected is None or not _same_rows(self.linear, expected):
             raise MismatchError(
                 "The trimmed head was cut from other weights than this drafter's",
-                got=f"{base.name} ({full.n_rows} rows of {full.weight.shape[1]})",
+                got=f"{full.n_rows} rows of {full.weight.shape[1]}",
                 expected=f"{self.base_name} ({self.base_n_rows} rows of {self.linear.weight.shape[1]})",
-                next_step=f"load {self.base_source!r} as drafter, or trim {base.name!r} anew",
+                next_step=f"load {self.base_source!r} as drafter, or trim this one anew",
             )
         # the rows just cut from the base have the right dtype and device, and are equal to the stored ones
         return TrimmedHead(expected, self.vocab.with_target_width(n_target))

@@ -1,15 +1,15 @@
-"""What is compared: draft vocabularies, and how the ones that contain each other share their columns."""
+"""What is compared: draft vocabularies and draft heads, and how vocabularies in one another share their columns."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from outlex.calibration.trace_records import head_fingerprint
 from outlex.calibration.traces import TraceSet
 from outlex.drafters.trimmed import TrimmedDrafter
 from outlex.errors import MismatchError
@@ -17,24 +17,35 @@ from outlex.heads.linear import LinearHead, trim_head
 from outlex.vocab.sub_vocab import SubVocab
 from outlex.vocab.token_map import TokenMap
 
-__all__ = ["UNTRIMMED", "Candidate", "Family", "candidates_for", "families"]
+if TYPE_CHECKING:
+    from outlex.drafters.artifacts import DraftHeadArtifact
+    from outlex.forecast.step_times import StepTimes
+    from outlex.heads.base import DraftHead
+
+__all__ = ["UNTRIMMED", "Candidate", "Family", "candidates_for", "families", "names_of"]
 
 UNTRIMMED = "untrimmed"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
-    """One draft vocabulary.
+    """One draft vocabulary, or one head that chooses its tokens itself.
 
     Attributes:
-        name: "untrimmed" or "trimmed-<size>", with "#1", "#2" … where a size comes twice.
+        name: "untrimmed", "trimmed-<size>" or the name of the fitted head, with "#1", "#2" … where one comes twice.
         ids: int64 [n_draft], its target ids; None for every row of the drafter's head.
-        n_draft: rows of the draft head.
+        n_draft: rows of the draft head, at least.
+        head: scores in place of rows of the drafter's head; `ids` is None then.
     """
 
     name: str
     ids: Tensor | None = field(default=None, repr=False)
     n_draft: int
+    head: DraftHead | None = field(default=None, repr=False)
+
+    def step_s(self, times: StepTimes) -> float | None:
+        """Seconds of a draft step; None where the times do not reach."""
+        return times.draft_step(self.n_draft) if self.head is None else times.head_step(self.name)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,20 +62,24 @@ class Family:
 
 
 def candidates_for(
-    vocabs: Sequence[SubVocab | TrimmedDrafter], *, traces: TraceSet, target_head: LinearHead, drafter_head: LinearHead
+    given_ones: Sequence[SubVocab | DraftHeadArtifact],
+    *,
+    traces: TraceSet,
+    target_head: LinearHead,
+    drafter_head: LinearHead,
 ) -> list[Candidate]:
     """The untrimmed head first, then the given ones.
 
     Raises:
-        MismatchError: another tokenizer, or rows that were cut from another drafter.
+        MismatchError: another tokenizer, or a head that was made for another drafter.
         VocabError: an id that the target's head does not have.
     """
-    sizes = [v.vocab.n_draft if isinstance(v, TrimmedDrafter) else v.n_draft for v in vocabs]
-    used: Counter[int] = Counter()
     found = [Candidate(name=UNTRIMMED, n_draft=drafter_head.n_rows)]
-    for given, size in zip(vocabs, sizes, strict=True):
-        used[size] += 1
-        name = f"trimmed-{size}" + (f"#{used[size]}" if sizes.count(size) > 1 else "")
+    for name, given in zip(names_of(given_ones), given_ones, strict=True):
+        if not isinstance(given, (SubVocab, TrimmedDrafter)):
+            head = given.head_from(drafter_head, n_target=target_head.n_rows)
+            found.append(Candidate(name=name, n_draft=given.n_draft, head=head))
+            continue
         vocab = given.vocab if isinstance(given, TrimmedDrafter) else given
         traces.check_vocab(vocab.tokenizer_fingerprint, vocab.n_tokenizer, what=name)
         cut = trim_head(drafter_head, vocab).linear
@@ -76,12 +91,23 @@ def candidates_for(
                 next_step=f"trim {traces.header.drafter.source!r}, or trace the pair with {given.base_source!r}",
             )
         ids = vocab.with_target_width(target_head.n_rows).draft_to_target
-        found.append(Candidate(name=name, ids=ids, n_draft=size))
+        found.append(Candidate(name=name, ids=ids, n_draft=vocab.n_draft))
+    return found
+
+
+def names_of(given_ones: Sequence[SubVocab | DraftHeadArtifact]) -> list[str]:
+    """What they are called in a forecast."""
+    names = [f"trimmed-{one.n_draft}" if isinstance(one, SubVocab) else one.name for one in given_ones]
+    used: Counter[str] = Counter()
+    found = []
+    for name in names:
+        used[name] += 1
+        found.append(f"{name}#{used[name]}" if names.count(name) > 1 else name)
     return found
 
 
 def families(candidates: Sequence[Candidate], *, n_target: int, device: torch.device) -> list[Family]:
-    """Group candidates so that each family's columns are gathered once.
+    """Group candidates without a head of their own so that each family's columns are gathered once.
 
     Sizes of one ranking are nested sets, whatever their order, because must-keep ids are in all of them. In an order
     that lists the smallest one's ids first, every member is a prefix, and its columns a view.
@@ -98,7 +124,7 @@ def families(candidates: Sequence[Candidate], *, n_target: int, device: torch.de
     grouped = [
         Family(order=None, members=((i, TokenMap.identity(c.n_draft, n_target)),))
         for i, c in enumerate(candidates)
-        if c.ids is None
+        if c.ids is None and c.head is None
     ]
     for chain in chains:
         order = torch.empty(0, dtype=torch.int64)
@@ -111,4 +137,4 @@ def families(candidates: Sequence[Candidate], *, n_target: int, device: torch.de
 
 
 def _same_rows(stored: LinearHead, cut: LinearHead) -> bool:
-    return stored.weight.shape == cut.weight.shape and head_fingerprint(stored) == head_fingerprint(cut)
+    return stored.weight.shape == cut.weight.shape and stored.fingerprint() == cut.fingerprint()

@@ -38,15 +38,17 @@ class _BlockCosts:
     in_seconds: bool
 
 
-def _costs_of(header: TraceHeader, times: StepTimes | None, *, n_draft: int, draft_len: int) -> _BlockCosts:
+def _costs_of(
+    header: TraceHeader, times: StepTimes | None, candidate: Candidate, *, head_bytes: float, draft_len: int
+) -> _BlockCosts:
     """In seconds where the times reach, else in bytes of weights."""
     if times is not None:
-        target_pass, draft_step = times.target_pass(draft_len), times.draft_step(n_draft)
+        target_pass, draft_step = times.target_pass(draft_len), candidate.step_s(times)
         if target_pass is not None and draft_step is not None:
             return _BlockCosts(
                 target_pass=target_pass, draft_step=draft_step, alone=times.target_pass(0), in_seconds=True
             )
-    target_bytes, draft_bytes = _bytes(header, n_draft)
+    target_bytes, draft_bytes = _bytes(header, head_bytes)
     return _BlockCosts(target_pass=target_bytes, draft_step=draft_bytes, alone=target_bytes, in_seconds=False)
 
 
@@ -81,9 +83,10 @@ def cells_of(
         )
         for o in overlaps
     ]
-    costs = [_costs_of(header, times, n_draft=c.n_draft, draft_len=draft_len) for c in candidates]
+    pairs = list(zip(candidates, overlaps, strict=True))
+    costs = [_costs_of(header, times, c, head_bytes=o.head_bytes, draft_len=draft_len) for c, o in pairs]
     if not all(cost.in_seconds for cost in costs):  # never compare seconds with bytes
-        costs = [_costs_of(header, None, n_draft=c.n_draft, draft_len=draft_len) for c in candidates]
+        costs = [_costs_of(header, None, c, head_bytes=o.head_bytes, draft_len=draft_len) for c, o in pairs]
     spent = [_spent(chain, cost) for chain, cost in zip(chains, costs, strict=True)]
     domains = list(dict.fromkeys(prompt.domain for prompt in header.prompts))
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
@@ -92,10 +95,11 @@ def cells_of(
         for domain in [None, *(domains if len(domains) > 1 else [])]:
             mask = np.array([domain in (None, prompt.domain) for prompt in header.prompts])
             tau = _ratio(lengths, chain.passes, mask)
-            target_bytes, draft_bytes = _bytes(header, candidate.n_draft)
+            target_bytes, draft_bytes = _bytes(header, o.head_bytes)
             yield Cell(
                 candidate=candidate.name,
-                n_draft=candidate.n_draft,
+                n_draft=round(o.n_draft),
+                head_bytes=o.head_bytes,
                 temperature=temperature,
                 draft_len=draft_len,
                 domain=domain,
@@ -131,11 +135,9 @@ def _tokens_per_s(
     return sum(prompt.n_positions for prompt in chosen) / (float(spent[mask].sum()) + reading)
 
 
-def _bytes(header: TraceHeader, n_draft: int) -> tuple[float, float]:
+def _bytes(header: TraceHeader, head_bytes: float) -> tuple[float, float]:
     """Weights read by a target pass and by a draft step."""
-    target, drafter = header.target, header.drafter
-    head = drafter.head_bytes * n_draft / drafter.n_rows
-    return target.body_bytes + target.head_bytes, drafter.body_bytes + head
+    return header.target.body_bytes + header.target.head_bytes, header.drafter.body_bytes + head_bytes
 
 
 def _ratio(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from outlex.sampling import SamplingParams, probabilities
 from outlex.verify import verify
 
 if TYPE_CHECKING:
+    from outlex.heads.base import DraftHead
     from outlex.models.language_model import LanguageModel
 
 __all__ = ["measure_step_times"]
@@ -36,6 +38,7 @@ def measure_step_times(
     *,
     sizes: Sequence[int],
     draft_lens: Sequence[int],
+    named: Mapping[str, DraftHead] | None = None,
     repeats: int = 7,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> StepTimes:
@@ -43,12 +46,14 @@ def measure_step_times(
 
     A draft step is timed as its body plus its head (scores, proposal and draw); which rows a head has does not change
     its time, so the first ones are taken. The drafter's whole head is always among the sizes, and the target alone
-    among the draft lengths.
+    among the draft lengths. A head that follows the request is in the state that a prompt of 128 tokens leaves it in,
+    and its draft steps bear their share of what it does once a pass.
 
     Args:
         target, drafter: the pair, on one device.
         sizes: rows of draft heads.
         draft_lens: γ.
+        named: heads of the drafter that are no plain matrix, by the names that the forecast knows them by.
         repeats: turns, after one that warms up.
         on_progress: called with the turns done, all turns, and what comes next.
 
@@ -76,6 +81,9 @@ def measure_step_times(
         )
         for n in sorted({*sizes, full.n_rows})
     }
+    named = dict(named or {})
+    for head in named.values():
+        head.begin(prompt.tolist())
     # what verification sees: laws of the whole head
     law = Tli().law(heads[full.n_rows].score(hidden), _PARAMS)
 
@@ -96,15 +104,19 @@ def measure_step_times(
         body.forward(prompt[:1])
         body.rollback(context)
 
-    def draft_head(n: int) -> None:
-        Tli().law(heads[n].score(hidden), _PARAMS).sample(randomness)
+    def draft_head(head: DraftHead) -> None:
+        Tli().law(head.score(hidden), _PARAMS).sample(randomness)
 
     # reading the prompt also leaves each cache as the passes after it need it
-    parts: dict[tuple[str, int], Callable[[], None]] = {("target prompt", 0): lambda: read_prompt(runner)}
-    parts |= {("pass", n): _bound(target_pass, n) for n in sorted({0, *draft_lens})}
+    parts: dict[tuple[str, int | str], Callable[[], None]] = {("target prompt", 0): lambda: read_prompt(runner)}
+    parts |= {("pass", n): partial(target_pass, n) for n in sorted({0, *draft_lens})}
     parts |= {("draft prompt", 0): lambda: read_prompt(body), ("body", 0): draft_body}
-    parts |= {("head", n): _bound(draft_head, n) for n in heads}
-    seconds: dict[tuple[str, int], list[float]] = {part: [] for part in parts}
+    parts |= {("head", n): partial(draft_head, head) for n, head in heads.items()}
+    parts |= {("named", name): partial(draft_head, head) for name, head in named.items()}
+    shortest = min(draft_lens, default=1)
+    verified = runner.forward(prompt[: shortest + 1], n_logits=shortest + 1).logits
+    parts |= {("observe", name): partial(head.observe, prompt.tolist(), verified) for name, head in named.items()}
+    seconds: dict[tuple[str, int | str], list[float]] = {part: [] for part in parts}
     for turn in range(repeats + 1):
         if on_progress is not None:
             on_progress(turn, repeats + 1, "timing passes and heads")
@@ -112,17 +124,15 @@ def measure_step_times(
             seconds[part].append(_timed(run, hidden))
     middle = {part: median(all_turns[1:]) for part, all_turns in seconds.items()}
     step = middle["body", 0]
+    once_a_pass = {name: middle["observe", name] / shortest for name in named}
     return StepTimes(
-        target_pass_s={n: s for (part, n), s in middle.items() if part == "pass"},
-        draft_step_s={n: step + s for (part, n), s in middle.items() if part == "head"},
+        target_pass_s={int(n): s for (part, n), s in middle.items() if part == "pass"},
+        draft_step_s={int(n): step + s for (part, n), s in middle.items() if part == "head"},
+        head_step_s={name: step + middle["named", name] + once_a_pass[name] for name in named},
         target_prompt_s=middle["target prompt", 0] / context,
         draft_prompt_s=middle["draft prompt", 0] / context,
         source=f"measured here, {torch.get_num_threads()} threads, medians of {repeats}",
     )
-
-
-def _bound(function: Callable[[int], None], n: int) -> Callable[[], None]:
-    return lambda: function(n)
 
 
 def _timed(run: Callable[[], None], on_device: Tensor) -> float:

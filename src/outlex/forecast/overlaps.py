@@ -1,7 +1,8 @@
 """β at every traced position, for every candidate and temperature, in one pass over the hidden states.
 
 The two heads are as wide as the vocabulary and are applied once a block of positions. Everything after that is shared
-as far as it can be: the target's law by all candidates, the gathered columns by all candidates of a family.
+as far as it can be: the target's law by all candidates, the gathered columns by all candidates of a family. Heads that
+choose their tokens themselves score the same hidden states, see `outlex.forecast.replay`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from outlex.errors import NumericalError
 from outlex.forecast.candidates import Candidate, Family, families
+from outlex.forecast.replay import Replay
 from outlex.proposals.base import DraftScores, HotLaw, Proposal, ProposalLaw
 from outlex.sampling import SamplingParams, probabilities
 from outlex.verify import overlap
@@ -33,17 +35,21 @@ _ROWS_AT_ONCE = 64  # a law of 64 rows of 151,936 in float32 has 39 MB
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Overlaps:
-    """One candidate at one temperature, [n_positions] float64 each.
+    """One candidate at one temperature.
 
     Attributes:
-        beta: Σ_v min(p_v, q̃_v).
+        beta: Σ_v min(p_v, q̃_v), [n_positions] float64 like the next two.
         accept: min(1, q̃(x) / p(x)) for the token x of the text; 0 where p(x) is 0.
-        oov_mass: Σ p_v over tokens without a row in the draft head.
+        oov_mass: Σ p_v over tokens without a row in the draft head, or that the head left out.
+        n_draft: rows of the draft head; for a head that chooses, how many tokens it scores, mean over the positions.
+        head_bytes: bytes of the head's weights that one step reads, mean over the positions.
     """
 
     beta: Floats
     accept: Floats
     oov_mass: Floats
+    n_draft: float
+    head_bytes: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,6 +76,7 @@ def overlap_table(
     candidates: Sequence[Candidate],
     temperatures: Sequence[float],
     proposal: Proposal,
+    tokens_per_pass: int,
     on_progress: Callable[[int, int], None],
 ) -> OverlapTable:
     """Compute both laws at every position, and what candidates make of them.
@@ -80,13 +87,20 @@ def overlap_table(
         candidates: what to compare.
         temperatures: of both laws.
         proposal: q ↦ q̃.
+        tokens_per_pass: that heads which follow the request are shown at once.
         on_progress: called with the positions done and all positions.
 
     Raises:
+        InputError: a head cannot be replayed on these traces.
         NumericalError: logits hold NaN or infinity.
     """
     device, dtype = target_head.weight.device, target_head.weight.dtype
     groups = families(candidates, n_target=target_head.n_rows, device=device)
+    replays = {
+        i: Replay(candidate.head, traces, tokens_per_pass=tokens_per_pass)
+        for i, candidate in enumerate(candidates)
+        if candidate.head is not None
+    }
     n = len(traces)
     sums = {(i, t): np.empty((3, n)) for i in range(len(candidates)) for t in temperatures}
     half_of_row = (traces.prompt_index.to(torch.int64) % 2).to(torch.float32).to(device)
@@ -97,6 +111,7 @@ def overlap_table(
         hidden = traces.drafter_hidden[rows].to(device, drafter_head.weight.dtype)
         logits = drafter_head.logits(hidden)
         scores = [_scores(group, logits, hidden) for group in groups]
+        replayed = {index: list(replay.scores(rows, hidden, target_logits)) for index, replay in replays.items()}
         text = traces.token_ids[rows].to(device)
         odd = half_of_row[rows]
         halves = torch.stack([1 - odd, odd])
@@ -105,24 +120,32 @@ def overlap_table(
             p = probabilities(target_logits, params)
             _check(p, "target")
             masses[temperature] += halves @ p  # float32 within a block, float64 across blocks
-            p_of_text = p.gather(-1, text.unsqueeze(-1)).squeeze(-1).double()
             for group, of_group in zip(groups, scores, strict=True):
                 hot = p if group.order is None else p.index_select(-1, group.order)
                 for (index, _), of_member in zip(group.members, of_group, strict=True):
-                    law = proposal.law(of_member, params)
                     columns = hot[:, : of_member.token_map.n_draft]
-                    q_of_text = law.prob_of(text).double()
-                    ratio = q_of_text / torch.where(p_of_text > 0, p_of_text, 1.0)
-                    accept = torch.where(p_of_text > 0, ratio.clamp_max(1.0), 0.0)
-                    beta = _beta(law, p, columns)
-                    _check(beta.unsqueeze(-1), "drafter")
-                    oov_mass = (1 - columns.sum(-1, dtype=torch.float64)).clamp_min(0)
-                    found = torch.stack([beta, accept, oov_mass])
+                    found = _judged(proposal.law(of_member, params), p, columns, columns, text)
                     sums[index, temperature][:, rows] = found.cpu().numpy()
+            for index, parts in replayed.items():
+                for own, part in parts:
+                    columns = _columns(p[own], part)
+                    left_in = columns.masked_fill(part.logits[:, : columns.shape[1]] == -torch.inf, 0.0)
+                    found = _judged(proposal.law(part, params), p[own], columns, left_in, text[own])
+                    sums[index, temperature][:, rows][:, own] = found.cpu().numpy()
     on_progress(n, n)
+    a_row = traces.header.drafter.head_bytes / traces.header.drafter.n_rows
+    sizes = [
+        (replays[i].mean_tokens, replays[i].mean_bytes)
+        if i in replays
+        else (candidate.n_draft, candidate.n_draft * a_row)
+        for i, candidate in enumerate(candidates)
+    ]
     n_odd = int(half_of_row.sum())
     return OverlapTable(
-        cells={key: Overlaps(beta=b, accept=a, oov_mass=o) for key, (b, a, o) in sums.items()},
+        cells={
+            key: Overlaps(beta=b, accept=a, oov_mass=o, n_draft=sizes[key[0]][0], head_bytes=sizes[key[0]][1])
+            for key, (b, a, o) in sums.items()
+        },
         mass_of_half={temperature: mass.cpu() for temperature, mass in masses.items()},
         n_of_half=(n - n_odd, n_odd),
     )
@@ -134,6 +157,26 @@ def _scores(group: Family, logits: Tensor, hidden: Tensor) -> list[DraftScores]:
         DraftScores(logits=columns[:, : token_map.n_draft], token_map=token_map, hidden=hidden)
         for _, token_map in group.members
     ]
+
+
+def _columns(p: Tensor, scores: DraftScores) -> Tensor:
+    """p at the ids of a head's columns, in their order; 0 where the target has no such token."""
+    token_map = scores.token_map
+    if token_map.is_identity:
+        return p[:, : token_map.n_draft]
+    ids = token_map.draft_to_target
+    return p.index_select(-1, ids.clamp_min(0)).masked_fill(ids < 0, 0.0)
+
+
+def _judged(law: ProposalLaw, p: Tensor, columns: Tensor, left_in: Tensor, text: Tensor) -> Tensor:
+    """β, a and oov mass: float64 [3, n]. `left_in` is `columns` without the tokens that a position left out."""
+    p_of_text = p.gather(-1, text.unsqueeze(-1)).squeeze(-1).double()
+    q_of_text = law.prob_of(text).double()
+    ratio = q_of_text / torch.where(p_of_text > 0, p_of_text, 1.0)
+    accept = torch.where(p_of_text > 0, ratio.clamp_max(1.0), 0.0)
+    beta = _beta(law, p, columns)
+    _check(beta.unsqueeze(-1), "drafter")
+    return torch.stack([beta, accept, (1 - left_in.sum(-1, dtype=torch.float64)).clamp_min(0)])
 
 
 def _beta(law: ProposalLaw, p: Tensor, columns: Tensor) -> Tensor:

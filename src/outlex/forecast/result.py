@@ -18,7 +18,8 @@ class Cell:
 
     Attributes:
         candidate: name; "untrimmed" is the drafter's whole head.
-        n_draft: rows of the draft head.
+        n_draft: rows of the draft head; for a head that chooses its tokens, how many it scores on average.
+        head_bytes: bytes of the draft head that a draft step reads, mean over the positions.
         temperature, draft_len: of decoding.
         domain: None for all prompts together.
         n_prompts, n_positions: it rests on.
@@ -35,6 +36,7 @@ class Cell:
 
     candidate: str
     n_draft: int
+    head_bytes: float
     temperature: float
     draft_len: int
     domain: str | None

@@ -1,4 +1,4 @@
-"""`forecast`: what trimmed drafters will do in decoding, from traces and heads alone."""
+"""`forecast`: what trimmed drafters and fitted heads will do in decoding, from traces and LM heads alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from outlex.proposals.tli import Tli
 from outlex.sampling import SamplingParams
 
 if TYPE_CHECKING:
-    from outlex.drafters.trimmed import TrimmedDrafter
+    from outlex.drafters.artifacts import DraftHeadArtifact
+    from outlex.forecast.candidates import Candidate
     from outlex.heads.linear import LinearHead
     from outlex.vocab.sub_vocab import SubVocab
 
@@ -33,11 +34,12 @@ def forecast(
     *,
     target_head: LinearHead,
     drafter_head: LinearHead,
-    candidates: Sequence[SubVocab | TrimmedDrafter],
+    candidates: Sequence[SubVocab | DraftHeadArtifact],
     temperatures: Sequence[float],
     draft_lens: Sequence[int],
     proposal: Proposal | None = None,
     times: StepTimes | None = None,
+    tokens_per_pass: int = 3,
     on_progress: OnProgress | None = None,
 ) -> Forecast:
     """Forecast acceptance and speed of decoding up to the traces' `max_new_tokens`.
@@ -48,11 +50,14 @@ def forecast(
         traces: of one pair; several sets may come from several temperatures, and each temperature is forecast from the
             set that was sampled at it. A temperature without one of its own is forecast from the nearest, and noted.
         target_head, drafter_head: of the traced pair, whole, on one device.
-        candidates: draft vocabularies to compare.
+        candidates: draft vocabularies, trimmed drafters and fitted heads to compare.
         temperatures: of decoding; 0 is greedy.
         draft_lens: γ.
         proposal: q ↦ q̃; TLI by default.
         times: step times; without them speed is forecast in bytes only.
+        tokens_per_pass: heads that follow the request are shown the text in blocks of so many tokens, because in
+            decoding they learn what was verified once a target pass. Give τ, rounded, if you know it: more tokens a
+            pass let such a head know less while it drafts.
         on_progress: called with the positions done, all positions, and what comes next.
 
     Raises:
@@ -61,7 +66,7 @@ def forecast(
         NumericalError: logits hold NaN or infinity.
     """
     sets = [traces] if isinstance(traces, TraceSet) else list(traces)
-    _check(sets, temperatures, draft_lens)
+    _check(sets, temperatures, draft_lens, tokens_per_pass)
     proposal = proposal or Tli()
     for one in sets:
         one.check_heads(target_head, drafter_head)
@@ -79,6 +84,7 @@ def forecast(
             candidates=named,
             temperatures=own,
             proposal=proposal,
+            tokens_per_pass=tokens_per_pass,
             on_progress=_shifted(report, n_before, n_total),
         )
         n_before += len(sets[i])
@@ -110,21 +116,25 @@ def forecast(
         proposal=proposal.name,
         cells=tuple(cells),
         verdicts=tuple(verdicts),
-        notes=tuple(_notes(sets, set_of, draft_lens, cells, times)),
+        notes=tuple(_notes(sets, set_of, draft_lens, cells, named, times)),
         times=times,
     )
 
 
-def _check(sets: Sequence[TraceSet], temperatures: Sequence[float], draft_lens: Sequence[int]) -> None:
+def _check(
+    sets: Sequence[TraceSet], temperatures: Sequence[float], draft_lens: Sequence[int], tokens_per_pass: int
+) -> None:
     for temperature in temperatures:
         SamplingParams(temperature=temperature)
-    lens_fit = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in draft_lens)
+    lens = [*draft_lens, tokens_per_pass]
+    lens_fit = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in lens)
     once = len(set(temperatures)) == len(temperatures) and len(set(draft_lens)) == len(draft_lens)
     if not sets or not temperatures or not draft_lens or not lens_fit or not once:
         raise InputError(
             "Nothing can be forecast from this",
-            got=f"{len(sets)} traces, temperatures {list(temperatures)}, draft lengths {list(draft_lens)}",
-            expected="at least one of each, each value once, draft lengths of at least 1",
+            got=f"{len(sets)} traces, temperatures {list(temperatures)}, draft lengths {list(draft_lens)}, "
+            f"{tokens_per_pass} tokens a pass",
+            expected="at least one of each, each value once, draft lengths and tokens a pass of at least 1",
             next_step="give --traces, --temperature and --draft-len",
         )
 
@@ -144,6 +154,7 @@ def _notes(
     set_of: dict[float, int],
     draft_lens: Sequence[int],
     cells: Sequence[Cell],
+    candidates: Sequence[Candidate],
     times: StepTimes | None,
 ) -> list[str]:
     notes = []
@@ -168,8 +179,7 @@ def _notes(
     if times is None:
         notes.append("No step times were given: speed is forecast in bytes of weights only.")
     else:
-        sizes = {cell.n_draft for cell in cells}
-        lost = [f"{n} rows" for n in sorted(sizes) if times.draft_step(n) is None]
+        lost = [f"{c.n_draft} rows" if c.head is None else c.name for c in candidates if c.step_s(times) is None]
         lost += [f"draft length {n}" for n in draft_lens if times.target_pass(n) is None]
         if lost:
             notes.append(

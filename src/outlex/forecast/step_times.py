@@ -21,6 +21,7 @@ class StepTimes:
         target_pass_s: number of drafts a pass verifies -> seconds of the pass, verification included. 0 drafts is the
             target alone.
         draft_step_s: rows of the draft head -> seconds of a draft step, drawing the draft included.
+        head_step_s: name of a head that is no plain matrix -> seconds of a draft step with it.
         target_prompt_s, draft_prompt_s: seconds a prompt token, for either model to read it. 0 forecasts decoding
             without the prompt.
         source: where the times come from, for the report.
@@ -31,18 +32,19 @@ class StepTimes:
 
     target_pass_s: Mapping[int, float] = field(repr=False)
     draft_step_s: Mapping[int, float] = field(repr=False)
+    head_step_s: Mapping[str, float] = field(default_factory=dict, repr=False)
     target_prompt_s: float = 0.0
     draft_prompt_s: float = 0.0
     source: str
 
     def __post_init__(self) -> None:
-        steps = [*self.target_pass_s.values(), *self.draft_step_s.values()]
+        steps = [*self.target_pass_s.values(), *self.draft_step_s.values(), *self.head_step_s.values()]
         fine = all(math.isfinite(s) and s > 0 for s in steps)
         fine &= all(math.isfinite(s) and s >= 0 for s in (self.target_prompt_s, self.draft_prompt_s))
         if not fine or not self.target_pass_s or not self.draft_step_s:
             raise InputError(
                 "These step times cannot be used",
-                got=f"{dict(self.target_pass_s)}, {dict(self.draft_step_s)}",
+                got=f"{dict(self.target_pass_s)}, {dict(self.draft_step_s)}, {dict(self.head_step_s)}",
                 expected="at least one positive time for a target pass and for a draft step",
                 next_step="measure again with --measure, or give the result of a benchmark with a drafter",
             )
@@ -54,6 +56,10 @@ class StepTimes:
     def draft_step(self, n_draft: int) -> float | None:
         """Seconds of a draft step with a head of so many rows; None outside what was timed."""
         return _between(self.draft_step_s, n_draft)
+
+    def head_step(self, name: str) -> float | None:
+        """Seconds of a draft step with the head of that name; None if it was not timed."""
+        return self.head_step_s.get(name)
 
 
 def _between(known: Mapping[int, float], x: int) -> float | None:

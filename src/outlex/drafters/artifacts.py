@@ -1,0 +1,76 @@
+"""Draft heads on disk: what all kinds have in common, and how a path becomes the right one."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+from outlex.artifact import read_artifact
+from outlex.drafters.fitted import KIND as FITTED
+from outlex.drafters.fitted import FittedHead
+from outlex.drafters.trimmed import KIND as TRIMMED
+from outlex.drafters.trimmed import TrimmedDrafter
+from outlex.errors import ArtifactError
+from outlex.heads.base import DraftHead
+from outlex.heads.linear import LinearHead
+
+if TYPE_CHECKING:
+    from outlex.models.language_model import LanguageModel
+
+__all__ = ["DraftHeadArtifact", "load_draft_head"]
+
+
+class DraftHeadArtifact(Protocol):
+    """A cheaper head for one drafter: trimmed (`TrimmedDrafter`) or fitted (`FittedHead`)."""
+
+    @property
+    def name(self) -> str:
+        """Short name for reports, such as "trimmed-16384"."""
+
+    @property
+    def base_name(self) -> str:
+        """Short name of the drafter it was made for."""
+
+    @property
+    def base_source(self) -> str:
+        """What `load_model` loads that drafter by."""
+
+    @property
+    def n_draft(self) -> int:
+        """Tokens that a position's proposal covers, at least."""
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """Of the tokenizer whose ids it speaks of."""
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes, fingerprints and origin, as JSON values."""
+
+    def head_from(self, full: LinearHead, *, n_target: int) -> DraftHead:
+        """The head, ready to score; `full` is the drafter's own.
+
+        Raises:
+            MismatchError: `full` is not the head that this was made for.
+        """
+
+    def head_for(self, base: LanguageModel, *, n_target: int) -> DraftHead:
+        """The same, with the tokenizer checked too."""
+
+
+def load_draft_head(directory: str | os.PathLike[str]) -> DraftHeadArtifact:
+    """Read what `outlex trim` or `outlex fit-head` wrote.
+
+    Raises:
+        ArtifactError: missing, truncated, damaged, or of another kind.
+    """
+    kind = read_artifact(directory, kind=None).kind
+    if kind == TRIMMED:
+        return TrimmedDrafter.load(directory)
+    if kind == FITTED:
+        return FittedHead.load(directory)
+    raise ArtifactError(
+        "This artifact is no draft head",
+        got=f"{os.fspath(directory)}: {kind}",
+        expected=f"{TRIMMED} or {FITTED}",
+        next_step="make one with `outlex trim` or `outlex fit-head`",
+    )
