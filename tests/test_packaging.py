@@ -51,6 +51,8 @@ LAYERS = (
     "randomness",
     "sampling",
     "vocab",
+    "parts",
+    "affinity",
     "proposals",
     "verify",
     "heads",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from chi_square import FALSE_ALARM, N_SAMPLES, joint_law, sample, statistic
 from scipy.stats import chi2, ncx2
 from tiny_models import tiny_pair
 from torch import Tensor
@@ -73,19 +74,6 @@ def test_greedy_output_of_a_real_model_is_the_autoregressive_one(smol135: Langua
     assert 0.3 < accepted / tested < 0.98
 
 
-N_SAMPLES = 1500
-FALSE_ALARM = 1e-3
-
-
-def sample(decoder: SpeculativeDecoder, prompt: list[int]) -> list[tuple[int, int]]:
-    """The first two tokens of many outputs; both lie in one block of three drafts."""
-    pairs = []
-    for seed in range(N_SAMPLES):
-        generation = decoder.generate(prompt, max_new_tokens=3, seed=seed, ignore_stop_ids=True)
-        pairs.append((generation.token_ids[0], generation.token_ids[1]))
-    return pairs
-
-
 @cache
 def setting() -> tuple[SpeculativeDecoder, list[int], Tensor]:
     """A trimmed decoder, a prompt, and the target's joint law of two tokens [260, 260] in float64."""
@@ -100,12 +88,8 @@ def setting() -> tuple[SpeculativeDecoder, list[int], Tensor]:
         provenance={},
     )
     prompt = [10, 20, 30]
-    model: Any = target.model
-    with torch.inference_mode():
-        contexts = torch.tensor([[*prompt, first] for first in range(260)])
-        logits = model(contexts).logits.double()
-    joint = logits[0, 2].softmax(-1)[:, None] * logits[:, 3].softmax(-1)
-    return SpeculativeDecoder(target, drafter, trimmed=trim(drafter, vocab), draft_len=2), prompt, joint
+    decoder = SpeculativeDecoder(target, drafter, trimmed=trim(drafter, vocab), draft_len=2)
+    return decoder, prompt, joint_law(target, prompt)
 
 
 def group_of_token() -> Tensor:
@@ -117,20 +101,9 @@ def group_of_token() -> Tensor:
     return inside + torch.arange(260) % 3
 
 
-def statistic(pairs: list[tuple[int, int]], joint: Tensor) -> tuple[float, int]:
-    """Chi-square over 36 cells, a group of first tokens and one of second tokens each; and the degrees of freedom."""
-    group = group_of_token()
-    cells = group[:, None] * 6 + group
-    expected = torch.zeros(36, dtype=torch.float64).index_add_(0, cells.flatten(), joint.flatten()) * N_SAMPLES
-    assert float(expected.min()) > 5, "the chi-square approximation needs five expected samples a cell"
-    first, second = torch.tensor(pairs).T
-    observed = torch.bincount(cells[first, second], minlength=36).double()
-    return float(((observed - expected) ** 2 / expected).sum()), 35
-
-
 def test_sampled_tokens_follow_the_law_of_the_target() -> None:
     decoder, prompt, joint = setting()
-    value, freedom = statistic(sample(decoder, prompt), joint)
+    value, freedom = statistic(sample(decoder, prompt), joint, group_of_token())
     assert value < chi2.ppf(1 - FALSE_ALARM, freedom)
 
 
@@ -156,7 +129,7 @@ def test_the_chi_square_test_has_the_power_to_find_a_wrong_residual(monkeypatch:
         return type(verdict)(n_accepted=verdict.n_accepted, next_id=int(randomness.choose(row)), kind="recovered")
 
     monkeypatch.setattr("outlex.decode.block.verify", faulty)
-    value, freedom = statistic(sample(decoder, prompt), joint)
+    value, freedom = statistic(sample(decoder, prompt), joint, group_of_token())
     critical = chi2.ppf(1 - FALSE_ALARM, freedom)
     # a lower bound on the non-centrality: the groups of the first token alone
     group = group_of_token()

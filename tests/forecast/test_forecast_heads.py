@@ -24,10 +24,10 @@ from outlex.forecast import StepTimes, forecast, measure_step_times
 from outlex.forecast.candidates import Candidate
 from outlex.forecast.overlaps import OverlapTable, overlap_table
 from outlex.heads import DraftHead, InContextHead, LinearHead
-from outlex.heads.shortlist import Shortlist
 from outlex.metrics import clustered_ratio
 from outlex.models.output_head import output_head
 from outlex.proposals import DraftScores, Tli
+from outlex.vocab.shortlist import Shortlist
 from outlex.vocab.token_map import TokenMap
 from outlex.vocab.tokenizer_facts import facts_of
 

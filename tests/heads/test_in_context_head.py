@@ -132,7 +132,7 @@ def test_bytes_are_those_of_the_rows_in_use() -> None:
     ("changes", "error", "needle"),
     [
         ({"capacity": 0}, InputError, "2048"),
-        ({"top_m": -1}, InputError, "top_m=3"),
+        ({"top_m": -1}, InputError, "top_m=8"),
         ({"top_m": 21}, InputError, "0 to 20"),
         ({"prompt_logits": -1}, InputError, "prompt_logits=256"),
         ({"vocab": vocab([2, 22], 24), "n_target": 24}, MismatchError, "ids below 20"),

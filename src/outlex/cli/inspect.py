@@ -15,7 +15,8 @@ from outlex.errors import ArtifactError, InputError
 __all__ = ["inspect"]
 
 _RECOGNISED = (
-    "a directory of `outlex trim` or `outlex fit-head` (or a sub-vocabulary), a JSON result of `outlex bench` or `outlex demo`,"
+    "a directory of `outlex trim` or `outlex fit-head` (or a sub-vocabulary), a JSON result of `outlex bench` or"
+    " `outlex demo`,"
     " a model directory, a .gguf file, a catalogue name or a Hub id"
 )
 

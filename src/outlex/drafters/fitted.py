@@ -52,7 +52,7 @@ class Shortlists:
     n_candidates: int = 8192
     n_exact: int = 256
     capacity: int = 2048
-    top_m: int = 3
+    top_m: int = 8
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -230,15 +230,16 @@ class FittedHead:
                 expected=f"the head of {self.base_name}: {self.base_n_rows} rows, {self.head_fingerprint[:12]}",
                 next_step=f"load {self.base_source!r} as drafter, or fit the head again",
             )
-        sizes = self.shortlists
+        sizes, n_rows = self.shortlists, min(full.n_rows, n_target)
         if self.preview is None:
             assert self.vocab is not None  # see __post_init__
+            # there cannot be more tokens than rows, and the buffer is as large as the capacity
+            capacity = max(1, min(sizes.capacity, n_rows - self.vocab.n_draft))
             return InContextHead(
-                full, self.vocab, n_target=n_target, top_m=sizes.top_m, capacity=sizes.capacity, name=self.name
+                full, self.vocab, n_target=n_target, top_m=sizes.top_m, capacity=capacity, name=self.name
             )
         always = None
         if self.method == "both":
-            n_rows = min(full.n_rows, n_target)
             always = RequestTokens(
                 torch.empty(0, dtype=torch.int64, device=full.weight.device),
                 n_tokens=n_rows,

@@ -57,9 +57,9 @@ class FitSettings:
     method: Method
     budget: float
     max_latency: float | None = None
-    shrinkage: float = 0.1
+    shrinkage: float = 0.05
     capacity: int = 2048
-    top_m: int = 3
+    top_m: int = 8
     held_out: float = 0.25
     seed: int = 0
 
@@ -151,9 +151,7 @@ def fit_head(
     report = on_progress or (lambda n_done, n_total, label: None)
     parts = [one.split(1 - settings.held_out, seed=settings.seed) for one in traces]
     fitted_to, compared_on = [part for part, _ in parts], [part for _, part in parts]
-    build = _Builder(
-        target_head, drafter_head, facts=facts, stop_ids=traces[0].header.stop_ids, settings=settings
-    )
+    build = _Builder(target_head, drafter_head, facts=facts, stop_ids=traces[0].header.stop_ids, settings=settings)
     temperatures = sorted({1.0 if one.temperature is None else one.temperature for one in traces})
     n_joining = 0 if settings.method == "preview" else min(_JOINING, drafter_head.n_rows // 16)
     limit = settings.budget * drafter_head.n_bytes
@@ -310,9 +308,7 @@ def _trial(name: str, found: Forecast, *, full_bytes: int, latency: float | None
         if cell.domain is None and cell.candidate == name:
             whole = found.cell(UNTRIMMED, temperature=cell.temperature, draft_len=cell.draft_len)
             acceptance[cell.temperature] = (cell.mean_beta.value, whole.mean_beta.value)
-    return Trial(
-        name=name, head_bytes=_head_bytes(found, name) / full_bytes, acceptance=acceptance, latency=latency
-    )
+    return Trial(name=name, head_bytes=_head_bytes(found, name) / full_bytes, acceptance=acceptance, latency=latency)
 
 
 def _head_bytes(found: Forecast, name: str) -> float:

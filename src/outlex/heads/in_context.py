@@ -44,7 +44,7 @@ class InContextHead:
         vocab: SubVocab,
         *,
         n_target: int,
-        top_m: int = 3,
+        top_m: int = 8,
         capacity: int = 2048,
         prompt_logits: int = 256,
         name: str | None = None,
@@ -54,7 +54,7 @@ class InContextHead:
                 "The in-context head cannot look at so many tokens",
                 got=f"top_m={top_m}, prompt_logits={prompt_logits}",
                 expected=f"top_m from 0 to {n_target}, prompt_logits of at least 0",
-                next_step="top_m=3 and prompt_logits=256 are good starts",
+                next_step="top_m=8 and prompt_logits=256 are good starts",
             )
         static = trim_head(full, vocab.with_target_width(n_target))
         device = full.weight.device

@@ -23,8 +23,8 @@ from outlex.heads.linear import LinearHead
 from outlex.heads.preview_fit import PreviewFactor
 from outlex.heads.quantized_rows import QuantizedRows, RowScorer, rotation_bytes
 from outlex.heads.request_tokens import RequestTokens
-from outlex.heads.shortlist import Shortlist
 from outlex.proposals.base import DraftScores
+from outlex.vocab.shortlist import Shortlist
 from outlex.vocab.token_map import TokenMap
 
 __all__ = ["PreviewHead"]
@@ -59,7 +59,7 @@ class PreviewHead:
         n_candidates: int = 8192,
         n_exact: int = 256,
         always: RequestTokens | None = None,
-        top_m: int = 3,
+        top_m: int = 8,
         prompt_logits: int = 256,
         name: str = "preview",
     ) -> None:
@@ -80,12 +80,12 @@ class PreviewHead:
                 expected=f"1 <= exact rows <= candidates <= {n_rows}, and room for those that are always there",
                 next_step="choose other counts",
             )
-        if not 0 <= top_m <= n_target or prompt_logits < 0:
+        if always is not None and not (0 <= top_m <= n_target and prompt_logits >= 0):
             raise InputError(
                 "The preview head cannot look at so many tokens",
                 got=f"top_m={top_m}, prompt_logits={prompt_logits}",
                 expected=f"top_m from 0 to {n_target}, prompt_logits of at least 0",
-                next_step="top_m=3 and prompt_logits=256 are good starts",
+                next_step="top_m=8 and prompt_logits=256 are good starts",
             )
         device = linear.weight.device
         self.linear = linear
@@ -116,7 +116,7 @@ class PreviewHead:
 
     @property
     def bytes_per_step(self) -> int:
-        """Basis, first stage, candidates of the second stage and exact rows, those that are always there now as well."""
+        """Basis, first stage, candidates of the second stage, and exact rows with those that are always there now."""
         n_exact = self._n_exact + (0 if self._always is None else self._always.n_used)
         return self._preview_bytes + n_exact * self.linear.n_bytes // self.linear.n_rows
 
@@ -175,7 +175,7 @@ class PreviewHead:
         n_needed = self._n_exact + (0 if self._always is None else self._always.n_used)
         if self._fine is None:
             return coarse.topk(n_needed, sorted=False).indices
-        if coarse.device.type == "cuda":
+        if coarse.device.type != "cpu":
             # how many rows reach a threshold is known on the device, and the host would have to wait for it at every
             # step: exactly `n_candidates` of them, so that all sizes are fixed
             return coarse.topk(max(self._n_candidates, n_needed), sorted=False).indices
@@ -200,5 +200,5 @@ def _of_target(stages: Sequence[QuantizedRows], known: Tensor) -> list[Quantized
     """The stages without rows that the target does not have; `known` is bool over the rows of all stages."""
     if bool(known.all()):
         return list(stages)
-    parts = [part.nonzero().squeeze(-1) for part in known.split([rows.n_rows for rows in stages])]
+    parts = [part.nonzero().squeeze(-1) for part in torch.split(known, [rows.n_rows for rows in stages])]
     return [rows.select(part) for rows, part in zip(stages, parts, strict=True) if len(part)]

@@ -79,8 +79,8 @@ class PreviewFactor:
         if not fits:
             raise ArtifactError(
                 "The parts of this preview do not fit each other",
-                got=f"mean {list(self.mean.shape)}, basis {list(self.basis.shape)}, order {list(self.order.shape)}, ranks"
-                f" {ranks}",
+                got=f"mean {list(self.mean.shape)}, basis {list(self.basis.shape)}, order {list(self.order.shape)},"
+                f" ranks {ranks}",
                 expected="float32 [d], bfloat16 [largest rank, d], every row once in order and in each stage",
                 next_step="fit the head again with `outlex fit-head`",
             )
@@ -116,7 +116,7 @@ class PreviewSpace:
     n_positions: int
 
     @classmethod
-    def fit(cls, linear: LinearHead, hidden: Tensor, *, rank: int = 256, shrinkage: float = 0.1) -> PreviewSpace:
+    def fit(cls, linear: LinearHead, hidden: Tensor, *, rank: int = 256, shrinkage: float = 0.05) -> PreviewSpace:
         """Seconds on a CPU, no training.
 
         Args:
@@ -182,7 +182,7 @@ class PreviewSpace:
                 expected=f"ranks from 1 to {len(self.basis)}, or 0 for no second stage",
                 next_step="fit with a larger rank, or choose other ones here",
             )
-        parts = self.order.split([*counted, n_left])
+        parts = torch.split(self.order, [*counted, n_left])
         return PreviewFactor(
             mean=self.mean.cpu(),
             basis=self.basis[:rank].to(torch.bfloat16).cpu(),
@@ -194,7 +194,7 @@ class PreviewSpace:
 
     def _stage(self, rows: Tensor, rank: int, storage: Storage) -> QuantizedRows:
         blocks = []
-        for ids in rows.split(_ROWS_AT_ONCE):
+        for ids in torch.split(rows, _ROWS_AT_ONCE):
             weight = self.linear.weight.index_select(0, ids).float()
             offsets = weight @ self.mean
             if self.linear.bias is not None:
@@ -211,10 +211,11 @@ class PreviewSpace:
 def _leading(linear: LinearHead, root: Tensor, n: int) -> Tensor:
     """The first n eigenvectors of (W L)ᵀ(W L), float64 [d, n]."""
     gram = torch.zeros(root.shape, dtype=torch.float64, device=root.device)
-    for block in linear.weight.split(_ROWS_AT_ONCE):
+    for block in torch.split(linear.weight, _ROWS_AT_ONCE):
         whitened = block.float() @ root
         gram += (whitened.T @ whitened).double()
-    return torch.linalg.eigh(gram).eigenvectors.flip(-1)[:, :n]
+    vectors: Tensor = torch.linalg.eigh(gram).eigenvectors
+    return vectors.flip(-1)[:, :n]
 
 
 def _hottest_first(linear: LinearHead, hidden: Tensor) -> Tensor:
@@ -222,7 +223,7 @@ def _hottest_first(linear: LinearHead, hidden: Tensor) -> Tensor:
     device, n = linear.weight.device, linear.n_rows
     picked = hidden[torch.linspace(0, len(hidden) - 1, min(len(hidden), _RANKED_POSITIONS)).long()]
     mass = torch.zeros(n, dtype=torch.float64, device=device)
-    for block in picked.to(device, linear.weight.dtype).split(64):
+    for block in torch.split(picked.to(device, linear.weight.dtype), 64):
         mass += torch.softmax(linear.logits(block).float(), -1).sum(0)
     prior = 1 / (torch.arange(n, dtype=torch.float64, device=device) + 300)  # merge order is a list by frequency
     return (mass + _PRIOR_POSITIONS * prior / prior.sum()).argsort(descending=True, stable=True)

@@ -97,7 +97,7 @@ def _plans(linear: LinearHead, max_bytes: int | None) -> Iterator[PreviewPlan]:
                 n_hot = min(n, left // (row_bytes(hot, "int4") - row_bytes(cold, "int4")))
             if not _MIN_HOT <= n_hot <= n:
                 continue
-            tiers = (Tier(n_rows=None, rank=hot),)
+            tiers: tuple[Tier, ...] = (Tier(n_rows=None, rank=hot),)
             if n_hot < n:
                 tiers = (Tier(n_rows=n_hot, rank=hot), Tier(n_rows=None, rank=cold))
                 fixed += colder

@@ -242,7 +242,8 @@ def _rotation(rank: int) -> Tensor:
     i = torch.arange(rank + 1, dtype=torch.float64).unsqueeze(-1)
     j = torch.arange(1, rank + 1, dtype=torch.float64)
     # the discrete cosine transform without its constant row
-    return (torch.cos(torch.pi * (i + 0.5) * j / (rank + 1)) * (2 / (rank + 1)) ** 0.5).float()
+    rotation: Tensor = torch.cos(torch.pi * (i + 0.5) * j / (rank + 1)) * (2 / (rank + 1)) ** 0.5
+    return rotation.float()
 
 
 def _unpacked(packed: Tensor) -> Tensor:

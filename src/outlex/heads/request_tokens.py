@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from outlex.errors import InputError
-from outlex.heads.shortlist import Shortlist
+from outlex.vocab.shortlist import Shortlist
 
 __all__ = ["RequestTokens"]
 

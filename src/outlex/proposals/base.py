@@ -17,6 +17,7 @@ from torch import Tensor
 
 from outlex.randomness import Randomness
 from outlex.sampling import SamplingParams
+from outlex.vocab.shortlist import Shortlist
 from outlex.vocab.token_map import TokenMap
 
 __all__ = ["DraftScores", "HotLaw", "Proposal", "ProposalLaw"]
@@ -34,7 +35,7 @@ class DraftScores:
     """
 
     logits: Tensor
-    token_map: TokenMap
+    token_map: TokenMap | Shortlist
     hidden: Tensor
 
 
@@ -74,7 +75,7 @@ class HotLaw:
         token_map: column to target id. Columns that map to -1 are drawn as -1.
     """
 
-    def __init__(self, probs: Tensor, token_map: TokenMap) -> None:
+    def __init__(self, probs: Tensor, token_map: TokenMap | Shortlist) -> None:
         self.probs = probs
         self.token_map = token_map
 

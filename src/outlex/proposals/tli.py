@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from outlex.proposals.base import DraftScores, HotLaw, ProposalLaw
+from outlex.proposals.base import DraftScores, HotLaw
 from outlex.sampling import SamplingParams, probabilities
 
 __all__ = ["Tli"]
@@ -19,7 +19,7 @@ class Tli:
 
     name = "tli"
 
-    def law(self, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
+    def law(self, scores: DraftScores, params: SamplingParams) -> HotLaw:
         logits, known = scores.logits, scores.token_map.known
         if known is not None:
             # before the filters: top-k and top-p must count tokens that can be accepted
