@@ -376,7 +376,6 @@ def test_previews_that_cannot_be_cut(tiers: tuple[Tier, ...], fine_rank: int, ne
         ({"linear": random_head(1201, 64)}, MismatchError, "outlex fit-head"),
         ({"linear": random_head(1200, 32)}, MismatchError, "outlex fit-head"),
     ],
-    ids=str,
 )
 def test_heads_that_cannot_be_made(changes: dict[str, Any], error: type[Exception], needle: str) -> None:
     linear, factor = small_preview()

@@ -85,11 +85,11 @@ def draft_step(proposal: Proposal, scores: DraftScores) -> ProposalLaw:
     return law
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Most numbers that any operation made, and the names of all operations. A view makes none."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.widest = 0
         self.names: set[str] = set()
 
@@ -120,8 +120,7 @@ def test_a_draft_step_never_waits_for_the_device(name: str) -> None:
     proposal, scores = proposal_for(name, 4096), scores_for(4096)
     with Recorder() as step:
         draft_step(proposal, scores).dense()
-    waiting = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_to_copy.cpu"}
-    assert not step.names & waiting
+    assert not step.names & {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2"}
 
 
 def best_time(run: Callable[[], object], *, n: int = 30) -> float:

@@ -9,7 +9,7 @@ from proposal_builders import generator, laws
 from scipy.optimize import linprog
 from torch import Tensor
 
-from outlex.errors import InputError, MismatchError
+from outlex.errors import InputError, MismatchError, NumericalError
 from outlex.proposals import Learned
 
 R, N, n_positions = 3, 6, 12
@@ -107,3 +107,6 @@ def test_traces_that_do_not_fit_are_refused_with_a_remedy() -> None:
     for nobody in (half & False, half | True):
         with pytest.raises(InputError, match="fifth of the prompts"):
             fit(q, p, nobody)
+    p[0, 0] = torch.nan
+    with pytest.raises(NumericalError, match="float32"):
+        fit(q, p, half)

@@ -9,7 +9,7 @@ import torch
 from proposal_builders import cold_rows, laws, pure_proposals, scores_of, tli
 from torch import Tensor
 
-from outlex.errors import InputError
+from outlex.errors import InputError, NumericalError
 from outlex.proposals import ColdRow, DenseKernel, DraftScores, Mixed
 from outlex.sampling import SamplingParams, probabilities
 from outlex.verify import overlap
@@ -107,3 +107,9 @@ def test_calibration_that_cannot_be_is_refused_with_a_remedy() -> None:
     for grid in ((0.5, 1.0), (0.0, 1.5)):
         with pytest.raises(InputError, match="worse than TLI"):
             Mixed.calibrate(inner, [], grid=grid)
+    untouched = iter([(scores_of(HOT, N, n=1, d=D), torch.zeros(1, N))])
+    with pytest.raises(InputError, match="estimator where there are ranges"):
+        Mixed.calibrate(inner, untouched, edges=(0.1,))
+    assert len(list(untouched)) == 1  # refused before any work was done
+    with pytest.raises(NumericalError, match="float32"):
+        Mixed.calibrate(inner, [(scores_of(HOT, N, n=1, d=D), torch.full((1, N), torch.nan))])

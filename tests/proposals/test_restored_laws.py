@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -194,7 +195,7 @@ def test_wrong_numbers_are_refused_with_a_remedy() -> None:
     kernel = sparse_kernel([0, 1], 3)
     cold = cold_rows([0], 3, d=2)
     group = ColdRow.fit(cold, n_target=3).cold
-    cases = {
+    cases: dict[str, Callable[[], object]] = {
         "diagonal": lambda: DenseKernel(matrix=half - 1),
         "temperatures": lambda: RdkExact(affinity=pure_proposals(HOT, N, d=D)["rdk-exact"].affinity, temperature=0.0),  # type: ignore[attr-defined]
         "1e-6": lambda: RdkFirstOrder(distributions=laws_of_two, temperature=-1.0),

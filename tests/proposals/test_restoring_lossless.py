@@ -21,6 +21,7 @@ from outlex.verify import Verdict, residual, verify
 from outlex.vocab.token_map import TokenMap
 
 Logits = Callable[[tuple[int, ...]], Tensor]
+Faulty = Callable[[ProposalLaw, DraftScores, SamplingParams], ProposalLaw]
 HOT, N = [2, 0], 3
 # the toy drafter's hidden states are its logits, so the width of the hidden states is that of the trimmed head
 PROPOSALS = all_proposals(HOT, N, d=len(HOT))
@@ -138,7 +139,7 @@ class _Fault:
     """A proposal with one fault; `fault` makes the faulty law of (the right law, scores, parameters)."""
 
     right: Proposal
-    fault: Callable[[ProposalLaw, DraftScores, SamplingParams], ProposalLaw]
+    fault: Faulty
     name: str = "fault"
 
     def law(self, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
@@ -207,7 +208,7 @@ def _column_looked_up_without_those_that_stay(
     return _Patched(right, prob_of=lambda ids: right.prob_of(ids) - 0.5 * hot.prob_of(ids))
 
 
-FAULTS = {
+FAULTS: dict[str, tuple[Proposal, Faulty]] = {
     "residual from the drafted token only": (PURE["learned"], _residual_of_the_drafted_token),
     "q' in place of q̃": (PURE["cold-row"], _judged_by_tli),
     "renormalisation missing": (Tli(), _not_renormalised),

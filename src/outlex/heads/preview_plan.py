@@ -15,7 +15,7 @@ __all__ = ["PreviewPlan", "affordable_plans"]
 
 # ranks of hot and cold rows, and of the second stage
 _RANKS = ((127, 31, 224), (127, 63, 224), (127, 31, 320), (255, 63, 320), (63, 31, 160))
-_EXACT = (256, 512)
+_SHORTLISTS = ((8192, 256), (8192, 512), (4096, 256))  # candidates of the second stage, exact rows
 _MIN_HOT = 512  # a first tier of fewer rows is not worth its own pass
 
 
@@ -83,8 +83,8 @@ def _plans(linear: LinearHead, max_bytes: int | None) -> Iterator[PreviewPlan]:
             fine = d // INT8_STEP * INT8_STEP
             if max(hot, fine) > d or hot > fine:
                 continue
-        for n_exact in _EXACT:
-            n_candidates = min(8192, n // 8)
+        for n_wanted, n_exact in _SHORTLISTS:
+            n_candidates = min(n_wanted, n // 8)
             if n_candidates < 2 * n_exact:
                 continue
             basis = max(hot, fine) * d * 2 + 4 * d + rotation_bytes(hot, "int4")

@@ -119,13 +119,13 @@ class RowScorer:
         self._codes = codes if self._is_int8 or self._fused is not None else codes.to(torch.bfloat16)
 
     def scores(self, z: Tensor) -> Tensor:
-        """All rows: z float32 [n, m] -> float32 [n, n_rows]."""
+        """All rows: z float32 [n, m] -> [n, n_rows], float32, or bfloat16 where the kernel rounds to that."""
         z = self._prepared(z)
         if self._fused is not None:
             return self._fused(z, self._codes, self._scales, self._offsets)
         if self._pairs is not None:
             found = torch._weight_int4pack_mm_for_cpu(z, self._codes, z.shape[1], self._pairs)
-            return found[:, : self._n_rows].float()
+            return found[:, : self._n_rows]
         return self._affine(z, self._codes, self._scales, self._offsets)
 
     def scores_of(self, rows: Tensor, z: Tensor) -> Tensor:

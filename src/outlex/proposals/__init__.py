@@ -7,8 +7,8 @@ from traces (`Learned`); `Mixed` puts TLI beside any of them.
 
 from outlex.proposals.base import DraftScores, HotLaw, Proposal, ProposalLaw
 from outlex.proposals.clusters import Clusters
-from outlex.proposals.cold_groups import ColdRows
 from outlex.proposals.cold_row import ColdRow
+from outlex.proposals.cold_rows import ColdRows
 from outlex.proposals.learned import Learned
 from outlex.proposals.mixed import Mixed
 from outlex.proposals.rdk_exact import DenseKernel, RdkExact

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from outlex.errors import InputError
-from outlex.proposals.cold_groups import ColdGroups, ColdRows, ColdTokens
+from outlex.proposals.cold_groups import ColdGroups, ColdTokens
+from outlex.proposals.cold_rows import ColdRows
 
 __all__ = ["Clusters", "k_means"]
 

@@ -20,73 +20,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from outlex.errors import InputError, MismatchError
+from outlex.errors import MismatchError
 from outlex.parts import Parts
 from outlex.proposals.base import DraftScores, HotLaw, ProposalLaw
+from outlex.proposals.cold_rows import ColdRows
 from outlex.proposals.fixed_laws import FixedLaws
 from outlex.proposals.restoring import Restoring
 from outlex.randomness import Randomness
 from outlex.sampling import SamplingParams
 
-__all__ = ["ColdGroups", "ColdLaw", "ColdRows", "ColdTokens"]
-
-_ROWS_AT_ONCE = 8192
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ColdRows:
-    """The rows of the drafter's head that its trimmed head lacks, as they are before the proposal is fitted.
-
-    Attributes:
-        weight: floating [n_rows, d], the whole head.
-        ids: int64 [m], the cold rows, as ids of the target.
-        bias: [n_rows] or None.
-        scale: what the model multiplies its logits by.
-        prior: how probable each token is, [n_rows] or wider, any scale; equal by default.
-
-    Raises:
-        InputError: not a head, no cold row, or a prior that is too short.
-    """
-
-    weight: Tensor = field(repr=False)
-    ids: Tensor = field(repr=False)
-    bias: Tensor | None = field(default=None, repr=False)
-    scale: float = 1.0
-    prior: Tensor | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        n_rows = self.weight.shape[0]
-        fits = (
-            self.weight.ndim == 2
-            and self.weight.is_floating_point()
-            and self.ids.dtype == torch.int64
-            and self.ids.numel() > 0
-            and 0 <= int(self.ids.min()) <= int(self.ids.max()) < n_rows
-            and (self.bias is None or self.bias.shape == (n_rows,))
-            and (self.prior is None or (self.prior.ndim == 1 and len(self.prior) > int(self.ids.max())))
-        )
-        if not fits:
-            raise InputError(
-                "These are not the cold rows of a head",
-                got=f"weight {self.weight.dtype} {list(self.weight.shape)}, {self.ids.numel()} ids",
-                expected="a floating-point matrix [n_rows, hidden size], at least one id of it, and a bias and a prior "
-                "of one number a row",
-                next_step="where nothing is cold there is nothing to restore: use TLI",
-            )
-
-    def rows(self, start: int, end: int) -> Tensor:
-        """Some of them with the bias as a last coordinate: float32 (or 64) [end − start, d + 1]."""
-        own = self.ids[start:end].to(self.weight.device)
-        dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
-        weight = self.weight.index_select(0, own).to(dtype)
-        bias = weight.new_zeros(len(own)) if self.bias is None else self.bias.index_select(0, own).to(dtype)
-        return torch.cat([weight, bias.unsqueeze(-1)], -1) * self.scale
-
-    def blocks(self) -> list[tuple[slice, Tensor]]:
-        """Places and rows of all of them, a few thousand at a time."""
-        starts = range(0, len(self.ids), _ROWS_AT_ONCE)
-        ends = [min(start + _ROWS_AT_ONCE, len(self.ids)) for start in starts]
-        return [(slice(start, end), self.rows(start, end)) for start, end in zip(starts, ends, strict=True)]
+__all__ = ["ColdGroups", "ColdLaw", "ColdTokens"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,8 +99,8 @@ class ColdGroups(Parts):
                 variances.index_add_(0, groups[own], F.linear(rows - centroids[groups[own]], basis).square())
             variances = variances / counts.unsqueeze(-1)
         weights = torch.ones(len(cold.ids)) if cold.prior is None else cold.prior[cold.ids.to(cold.prior.device)]
-        device = cold.ids.device
-        laws = FixedLaws(ids=cold.ids, groups=groups.to(device), weights=weights.to(device), n_target=n_target)
+        ids, weights = cold.ids.to(like.device), weights.to(like.device)
+        laws = FixedLaws(ids=ids, groups=groups, weights=weights, n_target=n_target)
         return cls(laws=laws, centroids=centroids, basis=basis, variances=variances)
 
     def logits(self, hidden: Tensor, temperature: float) -> Tensor:
@@ -208,7 +151,7 @@ class ColdLaw:
     """
 
     def __init__(self, hot: HotLaw, groups: FixedLaws, masses: Tensor) -> None:
-        left = 1 - masses.sum(-1, keepdim=True)
+        left = (1 - masses.sum(-1, keepdim=True)).clamp_min(0)  # rounding may put a sum of nearly 1 above it
         self._hot = HotLaw(hot.probs * left, hot.token_map)
         self._groups = groups
         self._masses = masses

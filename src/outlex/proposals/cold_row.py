@@ -15,7 +15,8 @@ from typing import ClassVar
 
 import torch
 
-from outlex.proposals.cold_groups import ColdGroups, ColdRows, ColdTokens
+from outlex.proposals.cold_groups import ColdGroups, ColdTokens
+from outlex.proposals.cold_rows import ColdRows
 
 __all__ = ["ColdRow"]
 

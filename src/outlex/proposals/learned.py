@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from outlex.errors import InputError, MismatchError
+from outlex.errors import InputError, MismatchError, NumericalError
 from outlex.proposals.sparse_kernel import SparseKernel, redistribute
 
 __all__ = ["Learned"]
@@ -67,6 +67,7 @@ class Learned(SparseKernel):
         Raises:
             MismatchError: shapes do not fit.
             InputError: no position to learn from, or none to judge with.
+            NumericalError: a law holds NaN.
         """
         columns, places = torch.unique(neighbours, return_inverse=True)
         _check(neighbours, draft_probs, target_probs, held_out, n_columns=len(columns))
@@ -147,4 +148,10 @@ def _check(neighbours: Tensor, q: Tensor, p: Tensor, held_out: Tensor, *, n_colu
             got=f"{n - n_held} and {n_held}",
             expected="at least one of each; some thousands are better",
             next_step="hold out about a fifth of the prompts",
+        )
+    if bool(q.isnan().any() | p.isnan().any()):
+        raise NumericalError(
+            "A kernel cannot be learned from these laws",
+            got="NaN among the probabilities",
+            next_step="trace again in float32 (--dtype float32)",
         )

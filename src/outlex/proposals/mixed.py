@@ -8,13 +8,13 @@ that is small, moving mass costs more than it brings. Ours; RDK (arXiv 2506.0320
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from outlex.errors import InputError
+from outlex.errors import InputError, NumericalError
 from outlex.proposals.base import DraftScores, HotLaw, ProposalLaw
 from outlex.proposals.cold_groups import ColdTokens
 from outlex.proposals.restoring import Restoring
@@ -109,7 +109,8 @@ class Mixed(Restoring):
                 each other, so the standard error is too small: keep the margin at 2 or more.
 
         Raises:
-            InputError: no positions, or 0 is not in the grid.
+            InputError: no positions, 0 is not in the grid, or λ cannot depend on what is given.
+            NumericalError: the logits or the hidden states hold NaN or infinity.
         """
         if 0.0 not in grid or not all(0 <= value <= 1 for value in grid):
             raise InputError(
@@ -119,6 +120,9 @@ class Mixed(Restoring):
                 next_step="without 0 the mixture could be worse than TLI",
             )
         grid = tuple(sorted(set(grid)))
+        # what λ may depend on is checked before the work, not after it
+        nothing = ((0.0,) * (len(edges) + 1),) * len(temperatures)
+        tli = cls(inner=inner, weights=nothing, temperatures=temperatures, edges=edges, estimator=estimator)
         # sums of gain, of squared gain, and of 1
         sums = torch.zeros(len(temperatures), len(edges) + 1, len(grid), 3, dtype=torch.float64)
         for scores, target_logits in batches:
@@ -129,8 +133,7 @@ class Mixed(Restoring):
                 gains = _gains(hot, inner.restore(hot, scores, params), p, grid).cpu()
                 found = torch.zeros(len(gains), dtype=torch.int64)
                 if estimator is not None:
-                    mass = estimator.cold_mass(scores, params).cpu()
-                    found = _ranges(mass, torch.tensor(edges, dtype=torch.float64))
+                    found = _ranges(estimator.cold_mass(scores, params), tli._edges).cpu()
                 sums[at].index_add_(0, found, torch.stack([gains, gains.square(), torch.ones_like(gains)], -1))
         if not bool(sums[..., 2].any()):
             raise InputError(
@@ -138,8 +141,13 @@ class Mixed(Restoring):
                 expected="at least one batch",
                 next_step="trace the pair with `outlex trace`",
             )
-        weights = tuple(tuple(_best(cell, grid, margin) for cell in row) for row in sums)
-        return cls(inner=inner, weights=weights, temperatures=temperatures, edges=edges, estimator=estimator)
+        if bool(sums.isnan().any()):
+            raise NumericalError(
+                "λ cannot be chosen: the logits or the hidden states hold NaN or infinity",
+                expected="finite numbers",
+                next_step="trace again in float32 (--dtype float32)",
+            )
+        return replace(tli, weights=tuple(tuple(_best(cell, grid, margin) for cell in row) for row in sums))
 
 
 class MixedLaw:

@@ -45,8 +45,8 @@ class DenseLaw:
     """A law that is computed whole, `n_target` wide: for proposals that are no cheaper by parts.
 
     Args:
-        probs: [n, n_target], not negative. Rows are scaled to sum to 1, so that what rounding left over is not drawn and
-            then looked up as something else; a row of zeros is drawn as -1.
+        probs: [n, n_target], not negative. Rows are scaled to sum to 1: drawing scales them, and looking up has to
+            agree with it. A row of zeros is drawn as -1.
     """
 
     def __init__(self, probs: Tensor) -> None:

@@ -1,0 +1,37 @@
+"""Tables in the documentation are made from what was recorded."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def recorded(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "benchmarks" / name).read_text(encoding="utf-8"))
+    return found
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("scope", ["same prompts", "same domains"])
+def test_forecast_and_benchmark(scope: str) -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "forecast" / "check.py"))
+    assert script["markdown"](recorded("forecast/check.json")["rows"], scope=scope) in page("forecast.md")
+
+
+def test_heads() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "heads" / "acceptance.py"))
+    assert script["markdown"](recorded("heads/acceptance.json")["rows"]) in page("heads.md")
+
+
+def test_lists_by_ranking() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "selection" / "tli_alpha.py"))
+    assert script["markdown"](recorded("selection/tli_alpha.json")) in page("selection.md")
