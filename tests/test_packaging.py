@@ -33,6 +33,7 @@ EXPECTED_API: tuple[str, ...] = (
     "TrimmedDrafter",
     "Vanilla",
     "__version__",
+    "load_draft_head",
     "load_model",
     "must_keep",
     "read_ranking",

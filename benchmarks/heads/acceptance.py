@@ -42,6 +42,7 @@ from outlex.vocab.tokenizer_facts import TokenizerFacts
 
 BUDGETS = (0.02, 0.03, 0.05)
 N_STATIC = 1500
+N_JOINING = 480  # rows that a request's tokens add, about
 
 
 class Maker:
@@ -94,8 +95,10 @@ class Maker:
             **parts,
         )
 
-    def plan(self, budget: float) -> PreviewPlan:
-        return affordable_plans(self.full, max_bytes=int(budget * self.full.n_bytes))[0]
+    def plan(self, budget: float, *, n_joining: int = 0) -> PreviewPlan:
+        """One of those that `outlex fit-head` would try: the highest rank, the most candidates, the most hot rows."""
+        plans = affordable_plans(self.full, max_bytes=int(budget * self.full.n_bytes), n_joining=n_joining)
+        return max(plans, key=lambda plan: (plan.tiers[0].rank, plan.n_candidates, plan.tiers[0].n_rows or 1 << 60))
 
 
 def plain_svd(linear: LinearHead, hidden: torch.Tensor, *, rank: int) -> PreviewSpace:
@@ -165,7 +168,9 @@ def table_heads(make: Maker) -> dict[str, SubVocab | FittedHead]:
         "plain SVD, 5 %": make.preview(svd, plans[0.05]),
     }
     heads |= {f"preview, {budget:.0%}": make.preview(space, plan) for budget, plan in plans.items()}
-    heads["preview, 3 %, and in-context"] = make.preview(space, plans[0.03], "both")
+    for budget in BUDGETS[1:]:
+        plan = make.plan(budget, n_joining=N_JOINING)
+        heads[f"preview and in-context, {budget:.0%}"] = make.preview(space, plan, "both")
     return heads
 
 

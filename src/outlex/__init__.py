@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from outlex.decode import Generation, SpeculativeDecoder, Step
-    from outlex.drafters import TrimmedDrafter, trim
+    from outlex.drafters import TrimmedDrafter, load_draft_head, trim
     from outlex.errors import OutlexError
     from outlex.models import LanguageModel, load_model
     from outlex.proposals import Proposal, Tli, Vanilla
@@ -34,6 +34,7 @@ __all__ = [
     "TrimmedDrafter",
     "Vanilla",
     "__version__",
+    "load_draft_head",
     "load_model",
     "must_keep",
     "read_ranking",
@@ -52,6 +53,7 @@ _ROOM_OF = {
     "Tli": "outlex.proposals",
     "TrimmedDrafter": "outlex.drafters",
     "Vanilla": "outlex.proposals",
+    "load_draft_head": "outlex.drafters",
     "load_model": "outlex.models",
     "must_keep": "outlex.vocab.must_keep",
     "read_ranking": "outlex.vocab.ranking",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from outlex.calibration.target_probs import target_probs
 from outlex.calibration.traces import TraceSet
 from outlex.drafters.fitted import FittedHead, Shortlists
 from outlex.errors import InputError
@@ -19,8 +18,9 @@ from outlex.forecast.run import forecast
 from outlex.heads.linear import LinearHead
 from outlex.heads.preview_fit import PreviewSpace
 from outlex.heads.preview_plan import PreviewPlan, affordable_plans
-from outlex.selection.evidence import DomainEvidence, Evidence
+from outlex.selection.evidence import Evidence
 from outlex.selection.ranking import rank
+from outlex.selection.sources import evidence_of_traces
 from outlex.vocab.must_keep import must_keep
 from outlex.vocab.sub_vocab import SubVocab
 
@@ -282,14 +282,8 @@ class _Builder:
 
     def _static(self, traces: Sequence[TraceSet], size: int) -> SubVocab:
         """Rows by the target's mean probability in the traces, must-keep tokens first."""
-        n = min(self._facts.n_entries, self._target.n_rows)
-        domains = []
-        for one in traces:
-            for name in one.domains:
-                probs = target_probs(one.domain(name), self._target)
-                counts = torch.zeros(self._facts.n_entries, dtype=torch.float64)
-                counts[:n] = probs.mean[:n] * probs.n_positions
-                domains.append(DomainEvidence(name=name, counts=counts))
+        n = self._facts.n_entries
+        domains = [part for one in traces for part in evidence_of_traces(one, self._target, n_entries=n)]
         evidence = Evidence(domains=tuple(domains), sources=({"source": "traces"},))
         ranked = rank(evidence, facts=self._facts, must_keep=self._kept)
         return SubVocab.from_ranking(

@@ -18,11 +18,12 @@ from outlex.calibration.stats import TokenStats
 from outlex.calibration.target_probs import target_probs
 from outlex.calibration.traces import TraceSet
 from outlex.errors import InputError, MismatchError
+from outlex.heads.linear import LinearHead
 from outlex.selection.evidence import DomainEvidence, Evidence
 from outlex.vocab.ranking import Ranking, read_ranking
 from outlex.vocab.tokenizer_facts import TokenizerFacts
 
-__all__ = ["read_evidence"]
+__all__ = ["evidence_of_traces", "read_evidence"]
 
 
 def read_evidence(paths: Sequence[str | os.PathLike[str]], *, facts: TokenizerFacts) -> Evidence | Ranking:
@@ -131,13 +132,24 @@ def _stats_source(path: Path, stats: TokenStats) -> dict[str, Any]:
 def _from_traces(path: Path, facts: TokenizerFacts) -> tuple[list[DomainEvidence], str]:
     traces = TraceSet.load(path)
     traces.check_vocab(facts.fingerprint, facts.n_entries, what="this drafter")
-    head = load_head(traces.header.target)
+    found = evidence_of_traces(traces, load_head(traces.header.target), n_entries=facts.n_entries)
+    return found, hashlib.sha256((path / "trace.json").read_bytes()).hexdigest()
+
+
+def evidence_of_traces(traces: TraceSet, target_head: LinearHead, *, n_entries: int) -> list[DomainEvidence]:
+    """Expected occurrences of each token by domain: the target's mean probability × positions.
+
+    Args:
+        traces: of the pair.
+        target_head: of the traced target.
+        n_entries: of the tokenizer.
+    """
     domains = []
     for name in traces.domains:
         part = traces.domain(name)
-        probs = target_probs(part, head)
-        n = min(facts.n_entries, head.n_rows)
-        counts, variance = (torch.zeros(facts.n_entries, dtype=torch.float64) for _ in range(2))
+        probs = target_probs(part, target_head)
+        n = min(n_entries, target_head.n_rows)
+        counts, variance = (torch.zeros(n_entries, dtype=torch.float64) for _ in range(2))
         counts[:n], variance[:n] = probs.mean[:n] * probs.n_positions, probs.variance[:n]
         domains.append(
             DomainEvidence(
@@ -148,4 +160,4 @@ def _from_traces(path: Path, facts: TokenizerFacts) -> tuple[list[DomainEvidence
                 variance=variance,
             )
         )
-    return domains, hashlib.sha256((path / "trace.json").read_bytes()).hexdigest()
+    return domains
