@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from outlex import __version__
 from outlex.cli import bench, count, demo, fit_head, forecast, generate, inspect, merge, trace, trim
-from outlex.cli.failures import EXIT_INTERRUPTED, EXIT_OTHER, explain, silence_stdout
+from outlex.cli.failures import EXIT_INTERRUPTED, EXIT_OTHER, explain, flush_stdout, silence_stdout
 from outlex.cli.output import say
 
 __all__ = ["app", "main"]
@@ -45,6 +45,7 @@ class _Group(TyperGroup):
                 raise
             if ctx.obj:
                 traceback.print_exc()
+            flush_stdout()
             raise typer.Exit(code) from None
         return result
 

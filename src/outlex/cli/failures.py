@@ -10,7 +10,7 @@ from rich.text import Text
 from outlex.cli.output import stderr_console
 from outlex.errors import InputError, OutlexError
 
-__all__ = ["EXIT_INPUT", "EXIT_INTERRUPTED", "EXIT_OTHER", "explain", "silence_stdout"]
+__all__ = ["EXIT_INPUT", "EXIT_INTERRUPTED", "EXIT_OTHER", "explain", "flush_stdout", "silence_stdout"]
 
 EXIT_OTHER = 1
 EXIT_INPUT = 2  # the code that the option parser uses, too
@@ -52,6 +52,14 @@ def _print(what: str, *, got: object = None, expected: object = None, next_step:
             lines = str(value).splitlines() or [""]
             text = f"\n{'':12}".join(lines)  # continued lines stay below the value
             console.print(Text.assemble((f"  {label + ':':<10}", "dim"), (text, style)), soft_wrap=True)
+
+
+def flush_stdout() -> None:
+    """What stdout still holds goes out, or is given up: the interpreter would try again and change the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        silence_stdout()
 
 
 def silence_stdout() -> None:

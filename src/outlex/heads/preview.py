@@ -1,9 +1,9 @@
 """The preview head: score every token roughly, a few thousand better, a few hundred exactly.
 
     z = basis (h − mean)
-    coarse scores of all rows          int4, rank 64          2 % of the head's bytes
-      └─ the best `n_candidates`       + int8 of rank 192     ½ %
-           └─ the best `n_exact`       exact rows of W        ¼ %      ∪ ids that always join
+    coarse scores of all rows          int4, hot rows at a higher rank      2 to 4 % of the head's bytes
+      └─ the best `n_candidates`       int8, a few hundred coordinates      ½ to 1 %
+           └─ the best `n_exact`       exact rows of W                      ¼ %      ∪ ids that always join
                 └─ logits of the shortlist: what is proposed from
 
 The proposal is the softmax over the shortlist's exact logits, so nothing approximate enters the law; the preview only
