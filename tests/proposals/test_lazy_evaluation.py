@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -132,6 +133,10 @@ def best_time(run: Callable[[], object], *, n: int = 30) -> float:
     return min(times)
 
 
+def dense_row(proposal: Proposal, scores: DraftScores) -> object:
+    return proposal.law(scores, PARAMS).dense()
+
+
 def slope(seconds: dict[int, float]) -> float:
     """Of log time on log size, least squares."""
     x = torch.tensor([math.log(n) for n in seconds])
@@ -139,17 +144,32 @@ def slope(seconds: dict[int, float]) -> float:
     return float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
 
 
+def least_times(
+    runs: Mapping[int, Callable[[], object]], *, fine: Callable[[float], bool], n: int = 20
+) -> dict[int, float]:
+    """Least seconds by size. Neighbours on the machine only ever add time, so more rounds bring the least closer to the
+    truth; there are more of them, sizes in turn, as long as the slope is not fine."""
+    seconds = dict.fromkeys(runs, math.inf)
+    for _ in range(8):
+        seconds = {size: min(seconds[size], best_time(run, n=n)) for size, run in runs.items()}
+        if fine(slope(seconds)):
+            break
+    return seconds
+
+
 @pytest.mark.parametrize("name", [*LAZY, "clusters+tli"])
 def test_the_time_of_a_draft_step_does_not_grow_with_the_vocabulary(name: str) -> None:
     # narrow hidden states: they only enter the fit here
     steps = {n: (proposal_for(name, n, d=8), scores_for(n, d=8)) for n in (2**14, 2**16, 2**18)}
-    seconds = {n: best_time(lambda p=p, s=s: draft_step(p, s)) for n, (p, s) in steps.items()}  # type: ignore[misc]
+    runs = {n: partial(draft_step, p, s) for n, (p, s) in steps.items()}
+    seconds = least_times(runs, fine=lambda found: found <= 0.15)
     assert slope(seconds) <= 0.15, seconds
 
 
 def test_first_order_rdk_with_its_dense_row_is_linear() -> None:
     steps = {n: (proposal_for("rdk-first-order", n), scores_for(n)) for n in (2**14, 2**15, 2**16, 2**17, 2**18)}
-    seconds = {n: best_time(lambda p=p, s=s: p.law(s, PARAMS).dense()) for n, (p, s) in steps.items()}  # type: ignore[misc]
+    runs = {n: partial(dense_row, p, s) for n, (p, s) in steps.items()}
+    seconds = least_times(runs, fine=lambda found: found <= 1.1)
     assert slope(seconds) <= 1.1, seconds
 
 
@@ -160,7 +180,8 @@ def test_exact_rdk_is_quadratic() -> None:
         p = calibration(n, n=8, n_kept=16, dtype=torch.float32)
         # a head that is trimmed to a quarter, whatever the vocabulary
         steps[n] = RdkExact(affinity=Covariance(distributions=p), temperature=1e-3), scores_for(n, n_draft=n // 4)
-    seconds = {n: best_time(lambda p=p, s=s: p.law(s, PARAMS).dense(), n=5) for n, (p, s) in steps.items()}  # type: ignore[misc]
+    runs = {n: partial(dense_row, p, s) for n, (p, s) in steps.items()}
+    seconds = least_times(runs, fine=lambda found: found >= 1.5, n=5)
     assert slope(seconds) >= 1.5, seconds
 
 
