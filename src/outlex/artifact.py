@@ -23,7 +23,7 @@ from outlex.atomic import TEMPORARY, make_directories, replace_file, sync_direct
 from outlex.errors import ArtifactError, InputError
 from outlex.manifest import TENSOR_FILE, Manifest, damaged, manifest_bytes, parse_manifest
 
-__all__ = ["Artifact", "check_destination", "read_artifact", "write_artifact"]
+__all__ = ["Artifact", "check_destination", "read_artifact", "read_manifest", "write_artifact"]
 
 _MANIFEST = "outlex.json"
 _READERS = {
@@ -102,7 +102,7 @@ def read_artifact(directory: str | os.PathLike[str], *, kind: str | None) -> Art
         ArtifactError: something is missing, damaged, of another format or of another kind.
     """
     directory = Path(directory)
-    manifest = _read_manifest(directory)
+    manifest = read_manifest(directory)
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(
             f"{directory} holds another kind of artifact",
@@ -172,7 +172,13 @@ def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
         ) from error
 
 
-def _read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
+    """What an artifact is and who wrote it, without its tensors, which stay unread and unchecked.
+
+    Raises:
+        ArtifactError: missing or damaged.
+    """
+    directory = Path(directory)
     path = directory / _MANIFEST
     try:
         data = path.read_bytes()
@@ -207,7 +213,7 @@ def _read_tensors(path: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
 def _kind_at(directory: Path) -> str | None:
     # Damaged counts as no artifact: writing it again is the remedy, unless other files are there.
     with suppress(ArtifactError):
-        return _read_manifest(directory).kind
+        return read_manifest(directory).kind
     return None
 
 

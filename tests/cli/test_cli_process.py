@@ -17,12 +17,17 @@ from outlex.cli.failures import explain
 from outlex.cli.output import copyable, emit_json, human_bytes, human_duration
 
 PROGRAM = (sys.executable, "-c", "from outlex.cli import main; main()")
+# a shell that starts the tests in the background ignores SIGINT, and its children inherit that
+PROGRAM_THAT_HEARS = (
+    *PROGRAM[:2],
+    f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {PROGRAM[2]}",
+)
 
 
 def test_ctrl_c_during_generation_ends_with_130_and_no_trace(tmp_path: Path) -> None:
     model = save_model(tmp_path / "model", context=1_000_000)
     process = subprocess.Popen(
-        [*PROGRAM, "generate", "--target", str(model), "--raw", "-p", "the", "--max-new-tokens", "900000"],
+        [*PROGRAM_THAT_HEARS, "generate", "--target", str(model), "--raw", "-p", "the", "--max-new-tokens", "900000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_builders import N_ENTRIES, N_ROWS, json_of, run
+from cli_builders import N_ENTRIES, N_ROWS, json_of, run, traced_pair
 
 from outlex.calibration.stats import TokenStats
 from outlex.calibration.target_probs import target_probs
@@ -184,16 +184,7 @@ def test_without_optuna_the_extra_is_named(
 
 @pytest.fixture(scope="module")
 def traces(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("traces")
-    lines = [{"id": str(i), "domain": "ab"[i % 2], "prompt": "the river and " * (1 + i)} for i in range(4)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    pair = ("--target", models / "target", "--drafter", models / "drafter", "--dtype", "float32")
-    result = run(
-        *("trace", *pair, "--prompts", folder / "prompts.jsonl", "--max-new-tokens", 20, "--threads", 1),
-        *("-o", folder / "traces"),
-    )
-    assert result.exit_code == 0, result.stderr
-    return folder / "traces"
+    return traced_pair(models, tmp_path_factory.mktemp("traces"), n_prompts=4, max_new_tokens=20)
 
 
 def test_traces_rank_by_the_mean_probability_of_the_target_or_its_variance(

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from cli_builders import json_of, run
+from cli_builders import json_of, run, traced_pair
 
 from outlex.drafters import TrimmedDrafter
 
 
 @pytest.fixture(scope="module")
 def traced(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("traced")
-    lines = [{"id": str(i), "domain": "ab"[i % 2], "prompt": "the river and " * (1 + i)} for i in range(8)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    pair = ("--target", models / "target", "--drafter", models / "drafter", "--dtype", "float32")
-    result = run(
-        *("trace", *pair, "--prompts", folder / "prompts.jsonl", "--max-new-tokens", 12, "--threads", 1),
-        *("-o", folder / "traces"),
-    )
-    assert result.exit_code == 0, result.stderr
-    return folder / "traces"
+    return traced_pair(models, tmp_path_factory.mktemp("traced"), n_prompts=8, max_new_tokens=12)
 
 
 def speed(models: Path, counts: Path, traced: Path, out: Path, *more: object) -> list[object]:

@@ -101,7 +101,7 @@ def test_weights_in_another_dtype_are_the_same_weights() -> None:
     drafter = tiny_pair()[1]
     # as a bfloat16 checkpoint is loaded: in bfloat16, or widened
     half = LinearHead(weight=output_head(drafter).weight.to(torch.bfloat16))
-    narrow = replace(fitted(), head_fingerprint=half.fingerprint())
+    narrow = replace(fitted(), head_fingerprint=half.fingerprint)
     for dtype in (torch.bfloat16, torch.float32, torch.float64):
         head = narrow.head_from(LinearHead(weight=half.weight.to(dtype)), n_target=260)
         assert head.score(states(1, 32, seed=2).to(dtype)).logits.dtype == dtype

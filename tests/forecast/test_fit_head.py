@@ -65,7 +65,7 @@ def test_the_best_head_within_the_budget(method: Any) -> None:
     assert built.follows_request == (method != "preview")
     assert choice.head.method == method
     assert choice.head.tokenizer_fingerprint == facts().fingerprint
-    assert choice.head.head_fingerprint == drafter.fingerprint()
+    assert choice.head.head_fingerprint == drafter.fingerprint
     # the last fit has all prompts
     assert choice.head.provenance["positions"] == len(traces)
     assert choice.head.provenance["prompts"] == 8

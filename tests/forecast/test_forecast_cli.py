@@ -140,7 +140,7 @@ def test_forecast_times_and_replays_a_head_that_follows_the_request(traced: Path
         base_name=drafter.name,
         base_source=drafter.source,
         base_n_rows=260,
-        head_fingerprint=output_head(drafter).fingerprint(),
+        head_fingerprint=output_head(drafter).fingerprint,
         tokenizer_fingerprint=facts.fingerprint,
     ).save(tmp_path / "h")
     body = json_of(run("forecast", "--traces", traced, "--trimmed", tmp_path / "h", "--measure", "--json"))

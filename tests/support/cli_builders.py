@@ -42,6 +42,19 @@ def json_of(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
+def traced_pair(models: Path, folder: Path, *, n_prompts: int, max_new_tokens: int) -> Path:
+    """Traces of the pair on disk, in two domains."""
+    lines = [{"id": str(i), "domain": "ab"[i % 2], "prompt": "the river and " * (1 + i)} for i in range(n_prompts)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    pair = ("--target", models / "target", "--drafter", models / "drafter", "--dtype", "float32")
+    result = run(
+        *("trace", *pair, "--prompts", folder / "prompts.jsonl", "--max-new-tokens", max_new_tokens, "--threads", 1),
+        *("-o", folder / "traces"),
+    )
+    assert result.exit_code == 0, result.stderr
+    return folder / "traces"
+
+
 def tokenizer_of(texts: list[str], *, has_chat_template: bool) -> Any:
     """Byte-level BPE: 256 bytes, merges learnt from the texts, an end token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -73,7 +73,7 @@ def fitted(method: Any = "preview") -> FittedHead:
         base_name=drafter.name,
         base_source=drafter.source,
         base_n_rows=linear.n_rows,
-        head_fingerprint=linear.fingerprint(),
+        head_fingerprint=linear.fingerprint,
         tokenizer_fingerprint=facts.fingerprint,
         provenance={"fitted by": "a test", "trials": [{"name": "a", "head_bytes": 0.5, "kept": 0.9}], "n": {"a": 1}},
     )

@@ -24,7 +24,7 @@ def traced_model(linear: LinearHead) -> TracedModel:
         scale=1.0,
         softcap=0.0,
         has_bias=False,
-        head_fingerprint=linear.fingerprint(),
+        head_fingerprint=linear.fingerprint,
         body_bytes=1000,
         head_bytes=linear.n_bytes,
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +10,7 @@ from outlex.bench.rows import MethodInfo, Run
 from outlex.bench.transformers_baseline import TransformersMethod
 from outlex.decode.decoder import SpeculativeDecoder
 from outlex.decode.generation import Generation
+from outlex.drafters.artifacts import told_apart
 
 if TYPE_CHECKING:
     from outlex.bench.config import BenchConfig
@@ -124,7 +124,7 @@ def build_methods(
             )
         else:
             methods.append(_baseline(config, name, target, drafter))
-    for name, head in zip(_names(trimmed), trimmed, strict=True):
+    for name, head in zip(told_apart([head.name for head in trimmed]), trimmed, strict=True):
         methods.append(
             DecoderMethod(
                 SpeculativeDecoder(target, drafter, trimmed=head, draft_len=config.draft_len),
@@ -150,11 +150,3 @@ def _baseline(config: BenchConfig, name: str, target: LanguageModel, drafter: La
         n_draft=None if drafter is None else drafter.n_rows,
         ignore_stop_ids=config.ignore_stop_ids,
     )
-
-
-def _names(heads: Sequence[DraftHeadArtifact]) -> Iterator[str]:
-    names = [head.name for head in heads]
-    used: Counter[str] = Counter()
-    for name in names:
-        used[name] += 1
-        yield name + (f"#{used[name]}" if names.count(name) > 1 else "")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
-
-import torch
 
 from outlex.bench.config import BenchConfig
 from outlex.bench.environment import describe_environment, memory_use
@@ -18,6 +15,7 @@ from outlex.bench.partial import PartialFile
 from outlex.bench.result import BenchResult, header_of
 from outlex.bench.rows import Row
 from outlex.bench.workload import PromptRecord, encode_prompt, read_prompts
+from outlex.decode.stopwatch import now
 
 __all__ = ["OnProgress", "measure", "run_bench"]
 
@@ -67,7 +65,7 @@ def run_bench(
             config,
             methods=methods,
             prompts=list(zip(records, prompts, strict=True)),
-            now=_clock(device),
+            now=lambda: now(device),
             on_progress=on_progress or _silent,
         ):
             partial.write_rows(of_prompt)
@@ -136,15 +134,6 @@ def measure(
             first = (first + 1) % len(methods)
         yield rows
     on_progress(n_done, n_total, "done")
-
-
-def _clock(device: torch.device) -> Callable[[], float]:
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return now
 
 
 def _silent(n_done: int, n_total: int, label: str) -> None:

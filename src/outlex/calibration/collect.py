@@ -32,6 +32,7 @@ __all__ = ["OnProgress", "TraceRequest", "collect_traces"]
 OnProgress = Callable[[int, int, str], None]
 _ROWS_AT_ONCE = 64  # logits of 64 rows of 151,936 in float32 are 39 MB
 _WINDOW = 4  # batches: prompts are sorted by length among this many batches only
+_PADDING = 64  # tokens: a batch's longest prompt is at most twice its shortest and this much more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +145,15 @@ def _batches(requests: Sequence[TraceRequest], batch_size: int) -> Iterator[list
     window = _WINDOW * batch_size
     for start in range(0, len(requests), window):
         near = sorted(requests[start : start + window], key=lambda request: len(request.prompt_ids))
-        for first in range(0, len(near), batch_size):
-            yield near[first : first + batch_size]
+        batch: list[TraceRequest] = []
+        for request in near:
+            if batch:
+                longest = 2 * len(batch[0].prompt_ids) + _PADDING
+                if len(batch) == batch_size or len(request.prompt_ids) > longest:
+                    yield batch
+                    batch = []
+            batch.append(request)
+        yield batch
 
 
 @torch.inference_mode()

@@ -60,7 +60,7 @@ def load_head(
             scale=traced.scale,
             softcap=traced.softcap,
         )
-        if head.fingerprint() == traced.head_fingerprint:
+        if head.fingerprint == traced.head_fingerprint:
             return LinearHead(
                 weight=head.weight.to(torch_device),
                 bias=None if head.bias is None else head.bias.to(torch_device),

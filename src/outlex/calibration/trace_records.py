@@ -77,7 +77,7 @@ class TracedModel:
             scale=head.scale,
             softcap=head.softcap,
             has_bias=head.bias is not None,
-            head_fingerprint=head.fingerprint(),
+            head_fingerprint=head.fingerprint,
             body_bytes=BodyRunner(loaded).bytes_per_step,
             head_bytes=head.n_bytes,
         )
@@ -89,7 +89,7 @@ class TracedModel:
             MismatchError: another width, other rows or other weights.
         """
         shape = (head.n_rows, int(head.weight.shape[1]))
-        if shape == (self.n_rows, self.hidden_size) and head.fingerprint() == self.head_fingerprint:
+        if shape == (self.n_rows, self.hidden_size) and head.fingerprint == self.head_fingerprint:
             return
         raise MismatchError(
             f"The traces were made with another {role}",

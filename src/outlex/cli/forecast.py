@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from outlex.cli.forecast_times import times_of_bench
-from outlex.cli.options import DeviceOption, JsonOption, Machine, ThreadsOption
+from outlex.cli.options import DeviceOption, JsonOption, Machine, ThreadsOption, check_other_prompts
 from outlex.cli.output import emit_json, say, stdout_console
 from outlex.cli.progress import Ticker
 from outlex.errors import InputError
@@ -60,14 +60,7 @@ class ForecastConfig:
                 expected="a ranking, and sizes such as 1024,4096,16384",
                 next_step="give both, or --trimmed DIR",
             )
-        both = {path.resolve() for path in self.tokens} & {path.resolve() for path in self.traces}
-        if both:
-            raise InputError(
-                "A list ranked on these traces cannot be forecast on them: it would look better than it is",
-                got=f"{both.pop().name} as --tokens and as --traces",
-                expected="other prompts to rank on than to forecast on",
-                next_step="trace other prompts into another directory, and give one to each option",
-            )
+        check_other_prompts(tokens=self.tokens, traces=self.traces)
         if self.bench is not None and self.measure:
             raise InputError(
                 "--bench and --measure exclude each other",

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from outlex.cli.output import print_facts, say, stderr_console
-from outlex.cli.request import ProposalName, Request
+from outlex.cli.request import Request, make_proposal
 from outlex.decode import Generation, SpeculativeDecoder, Step
 from outlex.decode.text import TextStream
 from outlex.drafters import load_draft_head
-from outlex.proposals import Tli, Vanilla
 
 if TYPE_CHECKING:
     from outlex.models import LanguageModel
@@ -62,7 +61,7 @@ def _build(request: Request) -> SpeculativeDecoder:
         target,
         drafter,
         trimmed=trimmed,
-        proposal=Tli() if request.proposal is ProposalName.tli else Vanilla(),
+        proposal=make_proposal(request.proposal),
         draft_len=request.draft_len,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outlex.artifact import read_artifact
+from outlex.artifact import read_manifest
 from outlex.cli.options import Machine
 from outlex.cli.output import human_bytes, print_facts, stdout_console
 from outlex.drafters import FittedHead, TrimmedDrafter
@@ -33,7 +33,7 @@ def describe_artifact(place: Path, *, target: str | None, machine: Machine) -> d
         ArtifactError: damaged, or of a kind that this version does not know.
         MismatchError: it does not fit the target.
     """
-    artifact = read_artifact(place, kind=None)
+    artifact = read_manifest(place)  # what is loaded below reads and checks the tensors
     description: dict[str, Any] = {"kind": artifact.kind, "path": str(place), "written_by": artifact.versions}
     vocab: SubVocab | None
     base: TrimmedDrafter | FittedHead | None = None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from outlex.cli.output import human_bytes, say
+from outlex.errors import InputError
 
 if TYPE_CHECKING:
     from outlex.models import LanguageModel
@@ -21,6 +24,7 @@ __all__ = [
     "JsonOption",
     "Machine",
     "ThreadsOption",
+    "check_other_prompts",
 ]
 
 MODEL_HELP = "a catalogue name (qwen15, qwen05, smol135, gemma270), a directory, a .gguf file or a Hub id"
@@ -45,6 +49,22 @@ ThreadsOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")]
+
+
+def check_other_prompts(*, tokens: Sequence[Path], traces: Sequence[Path]) -> None:
+    """Refuse to forecast a list on the traces that it is ranked on.
+
+    Raises:
+        InputError: a path is given for both.
+    """
+    both = {path.resolve() for path in tokens} & {path.resolve() for path in traces}
+    if both:
+        raise InputError(
+            "A list ranked on these traces cannot be forecast on them: it would look better than it is",
+            got=f"{both.pop().name} as --tokens and as --traces",
+            expected="other prompts to rank on than to forecast on",
+            next_step="trace other prompts into another directory, and give one to each option",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,10 @@ from outlex.errors import InputError
 if TYPE_CHECKING:
     from outlex.decode.decoder import Prompt
     from outlex.models import LanguageModel
+    from outlex.proposals import Proposal
     from outlex.sampling import SamplingParams
 
-__all__ = ["ProposalName", "Request"]
+__all__ = ["ProposalName", "Request", "make_proposal"]
 
 
 class ProposalName(str, Enum):
@@ -23,6 +24,13 @@ class ProposalName(str, Enum):
 
     tli = "tli"
     vanilla = "vanilla"
+
+
+def make_proposal(name: ProposalName) -> Proposal:
+    """The proposal of that name."""
+    from outlex.proposals import Tli, Vanilla
+
+    return Tli() if name is ProposalName.tli else Vanilla()
 
 
 @dataclass(frozen=True, kw_only=True)

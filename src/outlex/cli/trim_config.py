@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outlex.cli.options import Machine
+from outlex.cli.options import Machine, check_other_prompts
 from outlex.cli.request import ProposalName
 from outlex.errors import InputError
 
@@ -126,14 +126,7 @@ class TrimConfig:
     def __post_init__(self) -> None:
         speed = self.size.speed if isinstance(self.size, SizeSearch) else None
         if speed is not None:
-            both = {path.resolve() for path in self.tokens} & {path.resolve() for path in speed.traces}
-            if both:
-                raise InputError(
-                    "A list ranked on these traces cannot be forecast on them: it would look better than it is",
-                    got=f"{both.pop().name} as --tokens and as --traces",
-                    expected="other prompts to rank on than to forecast on",
-                    next_step="trace other prompts into another directory, and give one to each option",
-                )
+            check_other_prompts(tokens=self.tokens, traces=speed.traces)
         for option, paths in (("--tokens", self.tokens), ("--report-on", self.report_on)):
             for path in paths:
                 if not path.exists():

@@ -9,10 +9,9 @@ from outlex.cli.forecast_times import times_of_bench
 from outlex.cli.options import Machine
 from outlex.cli.output import say
 from outlex.cli.progress import Ticker
-from outlex.cli.request import ProposalName
+from outlex.cli.request import make_proposal
 from outlex.cli.trim_config import SizeSearch, SpeedSearch
 from outlex.models.output_head import output_head
-from outlex.proposals import Proposal, Tli, Vanilla
 from outlex.selection.pareto import thinned
 from outlex.selection.size import size_range
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["HELD_OUT_NAMES", "held_out_rows", "read_traces", "search_speed", "speed_front", "speed_reasons"]
 
 HELD_OUT_NAMES = ("T", "domain", "prompts", "α", "τ", "tokens/s", "× untrimmed", "× alone")
-_PROPOSALS: dict[ProposalName, Callable[[], Proposal]] = {ProposalName.tli: Tli, ProposalName.vanilla: Vanilla}
 _SHARE_TO_CHOOSE_ON = 0.5
 _N_TIMED_SIZES = 5
 
@@ -85,7 +83,7 @@ def search_speed(
                 drafter_head=head,
                 vocab_of=vocab_of,
                 draft_lens=speed.draft_lens,
-                proposals={name.value: _PROPOSALS[name]() for name in speed.proposals},
+                proposals={name.value: make_proposal(name) for name in speed.proposals},
                 times=times,
                 on_progress=ticker.of_total,
             )

@@ -6,10 +6,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-__all__ = ["Stopwatch", "TimeSplit"]
+__all__ = ["Stopwatch", "TimeSplit", "now"]
+
+
+def now(device: torch.device) -> float:
+    """Seconds of a steady clock, after waiting for the device: kernels on a GPU run behind Python's back."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +59,7 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device, *, synchronize: bool) -> None:
-        self._device = device if synchronize and device.type == "cuda" else None
+        self._now = partial(now, device) if synchronize else time.perf_counter
         self._seconds = {"draft": 0.0, "target": 0.0, "paused": 0.0}
         self._lap_start = 0.0
         self.start()
@@ -80,8 +88,3 @@ class Stopwatch:
         self._lap_start = now
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         return split
-
-    def _now(self) -> float:
-        if self._device is not None:
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from outlex.bench import BenchConfig, BenchResult
 from outlex.bench.environment import describe_environment, memory_use
@@ -15,6 +14,7 @@ from outlex.bench.methods import build_methods
 from outlex.bench.rows import Row
 from outlex.bench.run import measure
 from outlex.bench.workload import PromptRecord, encode_prompt
+from outlex.decode.stopwatch import now
 from outlex.demo.config import DemoConfig
 
 __all__ = ["OnElapsed", "measure_within"]
@@ -57,11 +57,6 @@ def measure_within(
     environment = describe_environment(device)
     started = time.perf_counter()
 
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
     def tell(n_done: int, n_total: int, label: str) -> None:
         del n_done, n_total  # of all prompts; how many there is time for shows only later
         on_elapsed(time.perf_counter() - started, config.budget_s, label)
@@ -71,7 +66,7 @@ def measure_within(
         bench_config,
         methods=methods,
         prompts=list(zip(records, prompt_ids, strict=True)),
-        now=now,
+        now=partial(now, device),
         on_progress=tell,
     )
     for n_prompts, of_prompt in enumerate(in_turn, start=1):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from outlex.artifact import read_artifact
+from outlex.artifact import read_manifest
 from outlex.drafters.fitted import KIND as FITTED
 from outlex.drafters.fitted import FittedHead
 from outlex.drafters.trimmed import KIND as TRIMMED
@@ -17,7 +19,7 @@ from outlex.heads.linear import LinearHead
 if TYPE_CHECKING:
     from outlex.models.language_model import LanguageModel
 
-__all__ = ["DraftHeadArtifact", "load_draft_head"]
+__all__ = ["DraftHeadArtifact", "load_draft_head", "told_apart"]
 
 
 class DraftHeadArtifact(Protocol):
@@ -63,7 +65,7 @@ def load_draft_head(directory: str | os.PathLike[str]) -> DraftHeadArtifact:
     Raises:
         ArtifactError: missing, truncated, damaged, or of another kind.
     """
-    kind = read_artifact(directory, kind=None).kind
+    kind = read_manifest(directory).kind
     if kind == TRIMMED:
         return TrimmedDrafter.load(directory)
     if kind == FITTED:
@@ -74,3 +76,13 @@ def load_draft_head(directory: str | os.PathLike[str]) -> DraftHeadArtifact:
         expected=f"{TRIMMED} or {FITTED}",
         next_step="make one with `outlex trim` or `outlex fit-head`",
     )
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """The names of heads that are compared: where one comes twice, "#1", "#2" and so on follow it."""
+    used: Counter[str] = Counter()
+    found = []
+    for name in names:
+        used[name] += 1
+        found.append(f"{name}#{used[name]}" if names.count(name) > 1 else name)
+    return found

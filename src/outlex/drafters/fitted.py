@@ -29,7 +29,7 @@ from outlex.vocab.tokenizer_facts import facts_of
 if TYPE_CHECKING:
     from outlex.models.language_model import LanguageModel
 
-__all__ = ["FittedHead", "Shortlists"]
+__all__ = ["FittedHead", "Method", "Shortlists"]
 
 KIND = "fitted-head"
 Method = Literal["preview", "in-context", "both"]
@@ -223,7 +223,7 @@ class FittedHead:
         Raises:
             MismatchError: it is not the head that this was fitted for.
         """
-        if full.n_rows != self.base_n_rows or full.fingerprint() != self.head_fingerprint:
+        if full.n_rows != self.base_n_rows or full.fingerprint != self.head_fingerprint:
             raise MismatchError(
                 "The head was fitted for other weights than this drafter's",
                 got=f"{full.n_rows} rows of {full.weight.shape[1]}",

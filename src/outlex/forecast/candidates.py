@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from outlex.calibration.traces import TraceSet
+from outlex.drafters.artifacts import told_apart
 from outlex.drafters.trimmed import TrimmedDrafter
 from outlex.errors import MismatchError
 from outlex.heads.linear import LinearHead, trim_head
@@ -97,13 +97,7 @@ def candidates_for(
 
 def names_of(given_ones: Sequence[SubVocab | DraftHeadArtifact]) -> list[str]:
     """What they are called in a forecast."""
-    names = [f"trimmed-{one.n_draft}" if isinstance(one, SubVocab) else one.name for one in given_ones]
-    used: Counter[str] = Counter()
-    found = []
-    for name in names:
-        used[name] += 1
-        found.append(f"{name}#{used[name]}" if names.count(name) > 1 else name)
-    return found
+    return told_apart([f"trimmed-{one.n_draft}" if isinstance(one, SubVocab) else one.name for one in given_ones])
 
 
 def families(candidates: Sequence[Candidate], *, n_target: int, device: torch.device) -> list[Family]:
@@ -137,4 +131,4 @@ def families(candidates: Sequence[Candidate], *, n_target: int, device: torch.de
 
 
 def _same_rows(stored: LinearHead, cut: LinearHead) -> bool:
-    return stored.weight.shape == cut.weight.shape and stored.fingerprint() == cut.fingerprint()
+    return stored.weight.shape == cut.weight.shape and stored.fingerprint == cut.fingerprint

@@ -5,35 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, get_args
 
 from outlex.calibration.traces import TraceSet
-from outlex.drafters.fitted import FittedHead, Shortlists
+from outlex.drafters.fitted import FittedHead, Method
 from outlex.errors import InputError
 from outlex.forecast.candidates import UNTRIMMED, names_of
+from outlex.forecast.head_builder import HeadBuilder
 from outlex.forecast.head_times import relative_times
 from outlex.forecast.run import forecast
 from outlex.heads.linear import LinearHead
-from outlex.heads.preview_fit import PreviewSpace
-from outlex.heads.preview_plan import PreviewPlan, affordable_plans
-from outlex.selection.evidence import Evidence
-from outlex.selection.ranking import rank
-from outlex.selection.sources import evidence_of_traces
-from outlex.vocab.must_keep import must_keep
-from outlex.vocab.sub_vocab import SubVocab
 
 if TYPE_CHECKING:
-    from outlex.calibration.trace_records import TracedModel
     from outlex.forecast.result import Forecast
     from outlex.vocab.tokenizer_facts import TokenizerFacts
 
 __all__ = ["FitSettings", "FittedChoice", "Trial", "fit_head"]
 
-Method = Literal["preview", "in-context", "both"]
 OnProgress = Callable[[int, int, str], None]
-_N_TRIED = 4  # plans that are fitted and forecast
 _JOINING = 256  # rows that a request's own tokens are taken to add, until a forecast has counted them
 
 
@@ -64,14 +53,14 @@ class FitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in ("preview", "in-context", "both"):
+        if self.method not in get_args(Method):
             raise InputError(
                 "There is no such method",
                 got=self.method,
                 expected="preview, in-context or both",
                 next_step="preview needs the fewest bytes for its acceptance",
             )
-        for name, value in (("budget", self.budget), ("latency", self.max_latency)):
+        for name, value in (("byte", self.budget), ("latency", self.max_latency)):
             if value is not None and not 0 < value < 1:
                 raise InputError(
                     f"The {name} budget cannot be used",
@@ -151,14 +140,15 @@ def fit_head(
     report = on_progress or (lambda n_done, n_total, label: None)
     parts = [one.split(1 - settings.held_out, seed=settings.seed) for one in traces]
     fitted_to, compared_on = [part for part, _ in parts], [part for _, part in parts]
-    build = _Builder(target_head, drafter_head, facts=facts, stop_ids=traces[0].header.stop_ids, settings=settings)
+    build = HeadBuilder(target_head, drafter_head, facts=facts, stop_ids=traces[0].header.stop_ids, settings=settings)
     temperatures = sorted({1.0 if one.temperature is None else one.temperature for one in traces})
     n_joining = 0 if settings.method == "preview" else min(_JOINING, drafter_head.n_rows // 16)
     limit = settings.budget * drafter_head.n_bytes
+    first = build.calibrated(fitted_to)
     while True:
         report(0, 1, "fitting")
         plans = build.plans(n_joining)
-        tried = build.heads(fitted_to, plans)
+        tried = build.heads(first, plans)
         found = forecast(
             compared_on,
             target_head=target_head,
@@ -193,7 +183,7 @@ def fit_head(
         )
     ordered = sorted(allowed, key=lambda i: -trials[i].kept)
     report(0, 1, "fitting the best one to all traces")
-    head = build.heads(list(traces), [plans[ordered[0]]])[0]
+    head = build.heads(build.calibrated(traces), [plans[ordered[0]]])[0]
     provenance = {
         **head.provenance,
         "settings": vars(settings).copy(),
@@ -201,99 +191,6 @@ def fit_head(
         "compared_on": {"positions": sum(map(len, compared_on)), "prompts": sum(len(p.prompts) for p in compared_on)},
     }
     return FittedChoice(head=replace(head, provenance=provenance), trials=tuple(trials[i] for i in ordered))
-
-
-class _Builder:
-    """Heads of one drafter for one method."""
-
-    def __init__(
-        self,
-        target_head: LinearHead,
-        drafter_head: LinearHead,
-        *,
-        facts: TokenizerFacts,
-        stop_ids: Sequence[int],
-        settings: FitSettings,
-    ) -> None:
-        self._target, self._drafter = target_head, drafter_head
-        self._facts, self._settings = facts, settings
-        self._kept = must_keep(facts, stop_ids=[i for i in stop_ids if i < facts.n_entries])
-        self.row_bytes = drafter_head.n_bytes / drafter_head.n_rows
-
-    def plans(self, n_joining: int) -> Sequence[PreviewPlan | int]:
-        """Plans of a preview, or a number of static rows, besides so many rows of the request's tokens.
-
-        Raises:
-            InputError: the budget buys none.
-        """
-        max_bytes = int(self._settings.budget * self._drafter.n_bytes)
-        if self._settings.method != "in-context":
-            return affordable_plans(self._drafter, max_bytes=max_bytes, n_joining=n_joining)[:_N_TRIED]
-        n_tokens = min(self._facts.n_entries, self._target.n_rows, self._drafter.n_rows)
-        n_kept = sum(i < n_tokens for i in self._kept.ids)
-        size = min(n_tokens, int(max_bytes / self.row_bytes) - n_joining)
-        if size < max(1, n_kept):
-            smallest = math.ceil((max(1, n_kept) + n_joining) / self._drafter.n_rows * 1e4) / 1e4
-            raise InputError(
-                "No in-context head of this drafter is so cheap",
-                got=f"a budget of {self._settings.budget:.2%} of the head",
-                expected=f"at least {smallest:.2%}: {n_kept} tokens that are always kept, and about {n_joining} of a"
-                " request",
-                next_step="give a larger --budget, or take --method preview",
-            )
-        return [size]
-
-    def heads(self, traces: Sequence[TraceSet], plans: Sequence[PreviewPlan | int]) -> list[FittedHead]:
-        hidden = torch.cat([one.drafter_hidden for one in traces])
-        space = None
-        ranks = [plan.rank for plan in plans if isinstance(plan, PreviewPlan)]
-        if ranks:
-            space = PreviewSpace.fit(self._drafter, hidden, rank=max(ranks), shrinkage=self._settings.shrinkage)
-        return [self._head(traces, plan, space, n_positions=len(hidden)) for plan in plans]
-
-    def _head(
-        self, traces: Sequence[TraceSet], plan: PreviewPlan | int, space: PreviewSpace | None, *, n_positions: int
-    ) -> FittedHead:
-        drafter: TracedModel = traces[0].header.drafter
-        sizes = Shortlists(capacity=self._settings.capacity, top_m=self._settings.top_m)
-        preview, vocab = None, None
-        if isinstance(plan, PreviewPlan):
-            assert space is not None
-            preview = space.factor(plan.tiers, fine_rank=plan.fine_rank)
-            sizes = replace(sizes, n_candidates=plan.n_candidates, n_exact=plan.n_exact)
-        else:
-            vocab = self._static(traces, plan)
-        return FittedHead(
-            method=self._settings.method,
-            preview=preview,
-            vocab=vocab,
-            shortlists=sizes,
-            base_name=drafter.name,
-            base_source=drafter.source,
-            base_n_rows=drafter.n_rows,
-            head_fingerprint=drafter.head_fingerprint,
-            tokenizer_fingerprint=self._facts.fingerprint,  # the drafter's; the target's may have more pieces
-            provenance={
-                "positions": n_positions,
-                "prompts": sum(len(one.prompts) for one in traces),
-                "domains": sorted({name for one in traces for name in one.domains}),
-            },
-        )
-
-    def _static(self, traces: Sequence[TraceSet], size: int) -> SubVocab:
-        """Rows by the target's mean probability in the traces, must-keep tokens first."""
-        n = self._facts.n_entries
-        domains = [part for one in traces for part in evidence_of_traces(one, self._target, n_entries=n)]
-        evidence = Evidence(domains=tuple(domains), sources=({"source": "traces"},))
-        ranked = rank(evidence, facts=self._facts, must_keep=self._kept)
-        return SubVocab.from_ranking(
-            ranked.ids,
-            size=size,
-            facts=self._facts,
-            n_target=min(self._target.n_rows, self._drafter.n_rows),
-            must_keep=self._kept,
-            provenance=ranked.provenance,
-        )
 
 
 def _trial(name: str, found: Forecast, *, full_bytes: int, latency: float | None) -> Trial:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from outlex.decode.stopwatch import now
 from outlex.heads.linear import FullHead
 from outlex.proposals.tli import Tli
 from outlex.randomness import GeneratorRandomness, seeded_generator
@@ -60,13 +60,7 @@ def time_heads(heads: Sequence[DraftHead], hidden: Tensor, *, repeats: int) -> l
     for turn in range(repeats + 2):
         row = hidden[turn % len(hidden)].unsqueeze(0)
         for head, own in zip(heads, seconds, strict=True):
-            start = _now(hidden)
+            start = now(hidden.device)
             Tli().law(head.score(row), _PARAMS).sample(randomness)
-            own.append(_now(hidden) - start)
+            own.append(now(hidden.device) - start)
     return [own[2:] for own in seconds]
-
-
-def _now(on_device: Tensor) -> float:
-    if on_device.device.type == "cuda":
-        torch.cuda.synchronize(on_device.device)
-    return time.perf_counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from outlex.decode.stopwatch import now
 from outlex.errors import InputError
 from outlex.forecast.step_times import StepTimes
 from outlex.heads.linear import FullHead
@@ -136,11 +136,6 @@ def measure_step_times(
 
 
 def _timed(run: Callable[[], None], on_device: Tensor) -> float:
-    def now() -> float:
-        if on_device.device.type == "cuda":
-            torch.cuda.synchronize(on_device.device)
-        return time.perf_counter()
-
-    start = now()
+    start = now(on_device.device)
     run()
-    return now() - start
+    return now(on_device.device) - start

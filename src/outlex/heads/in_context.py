@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from outlex.errors import InputError
 from outlex.heads.linear import LinearHead, trim_head
-from outlex.heads.request_tokens import RequestTokens
+from outlex.heads.request_tokens import RequestTokens, check_looks
 from outlex.proposals.base import DraftScores
 from outlex.vocab.sub_vocab import SubVocab
 
@@ -49,13 +48,7 @@ class InContextHead:
         prompt_logits: int = 256,
         name: str | None = None,
     ) -> None:
-        if not 0 <= top_m <= n_target or prompt_logits < 0:
-            raise InputError(
-                "The in-context head cannot look at so many tokens",
-                got=f"top_m={top_m}, prompt_logits={prompt_logits}",
-                expected=f"top_m from 0 to {n_target}, prompt_logits of at least 0",
-                next_step="top_m=8 and prompt_logits=256 are good starts",
-            )
+        check_looks(top_m=top_m, prompt_logits=prompt_logits, n_target=n_target, name="in-context")
         static = trim_head(full, vocab.with_target_width(n_target))
         device = full.weight.device
         self.name = name or f"in-context-{vocab.n_draft}"
@@ -99,9 +92,7 @@ class InContextHead:
         self.observe_top(verified_ids, target_logits.topk(self.top_m, dim=-1).indices)
 
     def observe_top(self, verified_ids: list[int], top_ids: Tensor) -> None:
-        # Reading ids waits for the device, once a target pass, right after verification did. The best of a position
-        # and what was verified join last, so that they stay longest.
-        self._copy(*self.tokens.join([*top_ids.flip(-1).flatten().tolist(), *verified_ids]))
+        self._copy(*self.tokens.join_observed(verified_ids, top_ids))
 
     def score(self, hidden: Tensor) -> DraftScores:
         self._n_scored += hidden.shape[0]

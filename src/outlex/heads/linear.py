@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -70,8 +71,9 @@ class LinearHead:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
 
+    @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of weights, bias and what follows them; reads everything once.
+        """sha256 (hex) of weights, bias and what follows them; everything is read once, and must not change then.
 
         Weights count as bfloat16, so that a model loaded in bfloat16 and the same one loaded in float32 agree.
         """

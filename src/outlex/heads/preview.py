@@ -23,7 +23,7 @@ from outlex.errors import InputError, MismatchError
 from outlex.heads.linear import LinearHead
 from outlex.heads.preview_fit import PreviewFactor
 from outlex.heads.quantized_rows import QuantizedRows, RowScorer, rotation_bytes
-from outlex.heads.request_tokens import RequestTokens
+from outlex.heads.request_tokens import RequestTokens, check_looks
 from outlex.proposals.base import DraftScores
 from outlex.vocab.shortlist import Shortlist
 from outlex.vocab.token_map import TokenMap
@@ -81,13 +81,8 @@ class PreviewHead:
                 expected=f"1 <= exact rows <= candidates <= {n_rows}, and room for those that are always there",
                 next_step="choose other counts",
             )
-        if always is not None and not (0 <= top_m <= n_target and prompt_logits >= 0):
-            raise InputError(
-                "The preview head cannot look at so many tokens",
-                got=f"top_m={top_m}, prompt_logits={prompt_logits}",
-                expected=f"top_m from 0 to {n_target}, prompt_logits of at least 0",
-                next_step="top_m=8 and prompt_logits=256 are good starts",
-            )
+        if always is not None:
+            check_looks(top_m=top_m, prompt_logits=prompt_logits, n_target=n_target, name="preview")
         device = linear.weight.device
         self.linear = linear
         self.name = name
@@ -132,7 +127,7 @@ class PreviewHead:
 
     def observe_top(self, verified_ids: list[int], top_ids: Tensor) -> None:
         if self._always is not None:
-            self._always.join([*top_ids.flip(-1).flatten().tolist(), *verified_ids])
+            self._always.join_observed(verified_ids, top_ids)
             self._mark()
 
     def _mark(self) -> None:

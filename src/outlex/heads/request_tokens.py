@@ -14,7 +14,22 @@ from torch import Tensor
 from outlex.errors import InputError
 from outlex.vocab.shortlist import Shortlist
 
-__all__ = ["RequestTokens"]
+__all__ = ["RequestTokens", "check_looks"]
+
+
+def check_looks(*, top_m: int, prompt_logits: int, n_target: int, name: str) -> None:
+    """Refuse numbers with which a head cannot look at the target's most probable tokens.
+
+    Raises:
+        InputError: out of range.
+    """
+    if not 0 <= top_m <= n_target or prompt_logits < 0:
+        raise InputError(
+            f"The {name} head cannot look at so many tokens",
+            got=f"top_m={top_m}, prompt_logits={prompt_logits}",
+            expected=f"top_m from 0 to {n_target}, prompt_logits of at least 0",
+            next_step="top_m=8 and prompt_logits=256 are good starts",
+        )
 
 
 class RequestTokens:
@@ -108,6 +123,14 @@ class RequestTokens:
             self._ids.index_copy_(0, columns, tokens)
         self.token_map = Shortlist(self._ids[: self.n_used], n_target=self._n_target)
         return columns, tokens
+
+    def join_observed(self, verified_ids: Sequence[int], top_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """`join` with what the target verified, and its most probable ids at the positions it was shown [m, top_m].
+
+        Reading ids waits for the device, once a target pass, right after verification did. The best of a position and
+        what was verified join last, so that they stay longest.
+        """
+        return self.join([*top_ids.flip(-1).flatten().tolist(), *verified_ids])
 
     def _may_join(self, token_id: int) -> bool:
         return token_id < self._n_tokens and token_id not in self._static

@@ -6,7 +6,6 @@ gain more than their share: this model measures instead. t(k) = t_rest + t_head(
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from outlex.decode.stopwatch import now
 from outlex.errors import InputError
 from outlex.heads.linear import LinearHead
 from outlex.models.output_head import output_head
@@ -169,10 +169,6 @@ def _rest_step(loaded: LanguageModel, ids: Tensor) -> Callable[[], object]:
 
 
 def _seconds(step: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start = now(device)
     step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return now(device) - start
