@@ -23,6 +23,7 @@ def config(**changes: Any) -> BenchConfig:
         ("n_prompts", -1),
         ("seed", -1),
         ("seed", 2**63),
+        ("batch_size", 0),
         ("baselines", ("ar", "medusa")),
         ("baselines", ("ar", "ar")),
         ("baselines", ()),
@@ -45,6 +46,11 @@ def test_refuses_sampling_parameters_before_anything_is_loaded(changes: dict[str
 def test_methods_with_a_drafter_need_one(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"need a drafter[\s\S]*give --drafter"):
         config(drafter=None, **changes)
+
+
+def test_transformers_decodes_one_request_at_a_time() -> None:
+    with pytest.raises(InputError, match=r"transformers-ar[\s\S]*leave --batch-size out"):
+        config(baselines=("untrimmed", "transformers-ar"), batch_size=4)
 
 
 def test_a_target_alone_can_be_measured() -> None:

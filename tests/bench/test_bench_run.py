@@ -12,6 +12,7 @@ from outlex.bench import BenchConfig, BenchResult, run_bench
 from outlex.bench import run as run_module
 from outlex.bench.loaded import BenchModels
 from outlex.bench.rows import Row
+from outlex.bench.table import markdown
 from outlex.bench.workload import PromptRecord
 from outlex.errors import ArtifactError, InputError, NumericalError
 
@@ -127,6 +128,43 @@ def test_a_whole_benchmark_with_its_file(tmp_path: Path) -> None:
     greedy = [s for s in result.summary if s.temperature == 0]
     assert [s.n_same_as_ar for s in greedy] == [3, 3, 3, 3]
     assert json.loads(told)["summary"][0]["method"] == "ar"
+
+
+def test_requests_in_batches_are_accepted_like_single_ones(tmp_path: Path) -> None:
+    (tmp_path / "five").mkdir()
+    changes: dict[str, Any] = {
+        "prompts": prompts_file(tmp_path / "five", 5),
+        "baselines": ("ar", "untrimmed"),
+        "repeats": 2,
+        "output": None,
+    }
+    alone = run_bench(real_config(tmp_path, **changes), models=tiny_models())
+    batched = run_bench(real_config(tmp_path, **changes, batch_size=3), models=tiny_models())
+    counts = ("token_ids", "n_passes", "n_drafted", "n_accepted", "n_tested", "seed", "n_prompt", "domain")
+
+    def by_run(result: BenchResult) -> dict[Any, Any]:
+        return {
+            (row.method, row.temperature, row.prompt_id, row.repeat): {name: getattr(row, name) for name in counts}
+            for row in result.rows
+        }
+
+    assert by_run(batched) == by_run(alone)
+    assert all(row.wall_s > 0 and row.draft_s is None for row in batched.rows)
+    # shares of a batch's seconds, the last batch has two requests
+    assert {len(own) for own in _same_seconds(batched)} == {3, 2}
+    table = markdown(batched)
+    assert "Up to 3 requests shared each forward pass" in table
+    assert "| method | α, mean β | α, counted | τ |" in table
+    assert "faster" not in table
+    assert "slower" not in table
+    assert "trimmed-40 against untrimmed: " in table
+
+
+def _same_seconds(result: BenchResult) -> list[list[Row]]:
+    groups: dict[Any, list[Row]] = {}
+    for row in result.rows:
+        groups.setdefault((row.method, row.temperature, row.repeat, row.wall_s), []).append(row)
+    return list(groups.values())
 
 
 def test_greedy_beta_is_the_count(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ class BenchConfig:
         temperatures: each is measured on its own; 0 is greedy.
         top_k, top_p, min_p: filters, as in `SamplingParams`.
         repeats: runs of each prompt, temperature and method.
+        batch_size: requests that share forward passes. Above 1 acceptance is measured much sooner, with the same law;
+            the seconds then say nothing about a request decoded alone.
         seed: of the first run; every other run's seed follows from it.
         dtype, device, threads, cache_dir: as in `load_model`.
         output: the JSON file to write; None writes nothing.
@@ -59,6 +61,7 @@ class BenchConfig:
     top_p: float = 1.0
     min_p: float = 0.0
     repeats: int = 1
+    batch_size: int = 1
     seed: int = 0
     dtype: str = "auto"
     device: str = "auto"
@@ -67,7 +70,7 @@ class BenchConfig:
     output: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "draft_len", "repeats", "n_prompts"):
+        for name in ("max_new_tokens", "draft_len", "repeats", "batch_size", "n_prompts"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise _refused(name, value, "an integer >= 1")
@@ -78,6 +81,14 @@ class BenchConfig:
             raise _refused("baselines", list(self.baselines), f"each at most once, from {', '.join(BASELINES)}")
         if not self.baselines and not self.trimmed:
             raise _refused("baselines", "nothing to measure", "at least one baseline or trimmed drafter")
+        alone = [name for name in self.baselines if name.startswith("transformers")]
+        if self.batch_size > 1 and alone:
+            raise InputError(
+                "These methods decode one request at a time",
+                got=f"{', '.join(alone)} and batch_size {self.batch_size}",
+                expected="the baselines ar and untrimmed",
+                next_step="give --baselines ar,untrimmed, or leave --batch-size out",
+            )
         temperatures = self.temperatures
         if not temperatures or len(set(temperatures)) < len(temperatures):
             raise _refused("temperatures", list(temperatures), "at least one, each once")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,6 +11,7 @@ from outlex.bench.rows import MethodInfo, Run
 from outlex.bench.transformers_baseline import TransformersMethod
 from outlex.decode.decoder import SpeculativeDecoder
 from outlex.decode.generation import Generation
+from outlex.decode.together import generate_together
 from outlex.drafters.artifacts import told_apart
 
 if TYPE_CHECKING:
@@ -76,6 +78,22 @@ class DecoderMethod:
             measure=True,
         )
         return run_of(generation)
+
+    def run_together(
+        self, prompts: list[list[int]], params: SamplingParams, *, max_new_tokens: int, seeds: list[int]
+    ) -> list[Run]:
+        """Generate once for each prompt, in shared forward passes. The runs tell no seconds but those of β."""
+        generations = generate_together(
+            self._decoder,
+            prompts,
+            seeds=seeds,
+            max_new_tokens=max_new_tokens,
+            params=params,
+            ignore_stop_ids=self._ignore_stop_ids,
+            measure=True,
+        )
+        runs = [run_of(generation) for generation in generations]
+        return [replace(run, draft_s=None, target_s=None, draft_step_s=None, target_pass_s=None) for run in runs]
 
 
 def run_of(generation: Generation) -> Run:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 
 from outlex.bench.config import BenchConfig
 from outlex.bench.environment import describe_environment, memory_use
 from outlex.bench.loaded import BenchModels, check_lengths, load_models
-from outlex.bench.methods import Method, build_methods
+from outlex.bench.methods import DecoderMethod, Method, build_methods
 from outlex.bench.partial import PartialFile
 from outlex.bench.result import BenchResult, header_of
-from outlex.bench.rows import Row
+from outlex.bench.rows import Row, Run
 from outlex.bench.workload import PromptRecord, encode_prompt, read_prompts
 from outlex.decode.stopwatch import now
+from outlex.models.shared_body import of_similar_length
+from outlex.sampling import SamplingParams
 
 __all__ = ["OnProgress", "measure", "run_bench"]
 
@@ -84,7 +86,7 @@ def measure(
     now: Callable[[], float],
     on_progress: OnProgress,
 ) -> Iterator[list[Row]]:
-    """Run everything; yields the rows of one prompt at a time, in the order they were made.
+    """Run everything; yields the rows of one prompt, or one batch of prompts, at a time, in the order they were made.
 
     Each method warms up once. Then, for every prompt, temperature and repeat, all methods run in turn,
     and another one goes first each time: what the machine does meanwhile hits all of them alike.
@@ -104,36 +106,55 @@ def measure(
         method.run(prompts[0][1], config.params(config.temperatures[0]), max_new_tokens=n_new, seed=config.seed)
         n_done += 1
     first = 0
-    for index, (record, prompt_ids) in enumerate(prompts):
+    for batch in _batches(prompts, config.batch_size):
         rows = []
         for temperature, repeat in settings:
             gc.collect()  # not inside somebody's run
             for order, method in enumerate([*methods[first:], *methods[:first]]):
-                on_progress(n_done, n_total, f"{record.id}, T = {temperature:g}: {method.info.name}")
-                seed = config.seed + _SEED_STRIDE * index + repeat
+                label = prompts[batch[0]][0].id + (f" and {len(batch) - 1} more" if len(batch) > 1 else "")
+                on_progress(n_done, n_total, f"{label}, T = {temperature:g}: {method.info.name}")
+                seeds = [config.seed + _SEED_STRIDE * index + repeat for index in batch]
                 start = now()
-                run = method.run(
-                    prompt_ids, config.params(temperature), max_new_tokens=config.max_new_tokens, seed=seed
+                runs = _run(
+                    method, [prompts[i][1] for i in batch], config.params(temperature), seeds, config.max_new_tokens
                 )
-                wall_s = now() - start - run.paused_s
-                rows.append(
-                    Row(
-                        **vars(run),
-                        prompt_id=record.id,
-                        domain=record.domain,
-                        n_prompt=len(prompt_ids),
-                        method=method.info.name,
-                        temperature=temperature,
-                        repeat=repeat,
-                        order=order,
-                        seed=seed,
-                        wall_s=wall_s,
+                # of a batch each run gets the same share
+                wall_s = (now() - start - sum(run.paused_s for run in runs)) / len(batch)
+                for i, run, seed in zip(batch, runs, seeds, strict=True):
+                    record, prompt_ids = prompts[i]
+                    rows.append(
+                        Row(
+                            **vars(run),
+                            prompt_id=record.id,
+                            domain=record.domain,
+                            n_prompt=len(prompt_ids),
+                            method=method.info.name,
+                            temperature=temperature,
+                            repeat=repeat,
+                            order=order,
+                            seed=seed,
+                            wall_s=wall_s,
+                        )
                     )
-                )
-                n_done += 1
+                n_done += len(batch)
             first = (first + 1) % len(methods)
         yield rows
     on_progress(n_done, n_total, "done")
+
+
+def _batches(prompts: Sequence[tuple[PromptRecord, list[int]]], batch_size: int) -> Iterable[list[int]]:
+    if batch_size == 1:
+        return ([i] for i in range(len(prompts)))
+    return of_similar_length([len(prompt_ids) for _, prompt_ids in prompts], batch_size)
+
+
+def _run(
+    method: Method, prompts: list[list[int]], params: SamplingParams, seeds: list[int], max_new_tokens: int
+) -> list[Run]:
+    if len(prompts) > 1:
+        assert isinstance(method, DecoderMethod)  # the config refuses others
+        return method.run_together(prompts, params, max_new_tokens=max_new_tokens, seeds=seeds)
+    return [method.run(prompts[0], params, max_new_tokens=max_new_tokens, seed=seeds[0])]
 
 
 def _silent(n_done: int, n_total: int, label: str) -> None:

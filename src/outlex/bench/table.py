@@ -38,6 +38,7 @@ _COST: _Columns = (
     ("forecast", lambda s: _number(s.expected_speedup, "{:.2f}")),
     ("mbsu", lambda s: _number(s.mbsu, "{:.2f}")),
 )
+_WITHOUT_SECONDS = ("method", "α, mean β", "α, counted", "τ")
 _LEGEND = (
     "× is the ratio of tokens/s (Σ tokens / Σ seconds). α: acceptance rate, as the mean exact "
     "acceptance probability β and as accepted / tested drafts, ± half of the 95 % interval (prompts "
@@ -80,12 +81,19 @@ def markdown(result: BenchResult) -> str:
 
 def _tables(result: BenchResult) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """(title, column names, rows), without columns and rows that have nothing to say."""
+    tables = (("result", _RESULT), ("cost", _COST))
+    if _batch_size(result) > 1:
+        tables = (("acceptance", tuple(column for column in _RESULT if column[0] in _WITHOUT_SECONDS)),)
     for temperature in dict.fromkeys(s.temperature for s in result.summary):
-        for what, columns in (("result", _RESULT), ("cost", _COST)):
+        for what, columns in tables:
             used = [(name, cell) for name, cell in columns if any(cell(s) != _NOTHING for s in result.summary)]
             rows = [[cell(s) for _, cell in used] for s in result.summary if s.temperature == temperature]
             told = [row for row in rows if any(cell != _NOTHING for cell in row[1:])]
             yield f"T = {temperature:g}, {what}", [name for name, _ in used], told
+
+
+def _batch_size(result: BenchResult) -> int:
+    return int(result.config.get("batch_size", 1))
 
 
 def _setting(result: BenchResult) -> list[str]:
@@ -104,6 +112,11 @@ def _setting(result: BenchResult) -> list[str]:
     if result.memory.get("peak_rss"):
         weights = sum({m["source"]: m["n_bytes"] for m in (target, drafter) if m}.values())
         lines.append(f"Peak memory {result.memory['peak_rss'] / 1e9:.2f} GB; the weights have {weights / 1e9:.2f} GB")
+    if _batch_size(result) > 1:
+        lines.append(
+            f"Up to {_batch_size(result)} requests shared each forward pass: "
+            "acceptance is that of single requests, and speed was not measured."
+        )
     if not result.complete:
         lines.append("The benchmark was cut off: these are the prompts it had finished.")
     return lines

@@ -20,10 +20,18 @@ def verdicts(result: BenchResult) -> list[str]:
     method that drafts with the autoregressive loop.
     """
     sentences: list[str] = []
+    of_one = _sentences if result.config.get("batch_size", 1) == 1 else _acceptance_sentences
     for temperature in dict.fromkeys(summary.temperature for summary in result.summary):
         own = {summary.method: summary for summary in result.summary if summary.temperature == temperature}
-        sentences += [f"T = {temperature:g}: {sentence}" for sentence in _sentences(own)]
+        sentences += [f"T = {temperature:g}: {sentence}" for sentence in of_one(own)]
     return sentences
+
+
+def _acceptance_sentences(own: dict[str, MethodSummary]) -> Iterator[str]:
+    for name, summary in own.items():
+        change = _acceptance_change(summary)
+        if change and name != "untrimmed":
+            yield f"{name} against untrimmed: {change}."
 
 
 def _sentences(own: dict[str, MethodSummary]) -> Iterator[str]:

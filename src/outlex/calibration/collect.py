@@ -19,6 +19,7 @@ from outlex.calibration.traces import TraceSet
 from outlex.errors import ArtifactError, InputError, NumericalError
 from outlex.models.output_head import output_head
 from outlex.models.runner import BodyRunner
+from outlex.models.shared_body import of_similar_length
 from outlex.randomness import seeded_generator
 from outlex.sampling import SamplingParams
 from outlex.vocab.tokenizer_facts import check_same_tokenizer, facts_of
@@ -32,7 +33,6 @@ __all__ = ["OnProgress", "TraceRequest", "collect_traces"]
 OnProgress = Callable[[int, int, str], None]
 _ROWS_AT_ONCE = 64  # logits of 64 rows of 151,936 in float32 are 39 MB
 _WINDOW = 4  # batches: prompts are sorted by length among this many batches only
-_PADDING = 64  # tokens: a batch's longest prompt is at most twice its shortest and this much more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,16 +144,9 @@ def _batches(requests: Sequence[TraceRequest], batch_size: int) -> Iterator[list
     """Neighbours of similar length: little padding, and prompts that are added later leave earlier batches alone."""
     window = _WINDOW * batch_size
     for start in range(0, len(requests), window):
-        near = sorted(requests[start : start + window], key=lambda request: len(request.prompt_ids))
-        batch: list[TraceRequest] = []
-        for request in near:
-            if batch:
-                longest = 2 * len(batch[0].prompt_ids) + _PADDING
-                if len(batch) == batch_size or len(request.prompt_ids) > longest:
-                    yield batch
-                    batch = []
-            batch.append(request)
-        yield batch
+        near = requests[start : start + window]
+        for batch in of_similar_length([len(request.prompt_ids) for request in near], batch_size):
+            yield [near[i] for i in batch]
 
 
 @torch.inference_mode()

@@ -61,6 +61,14 @@ def bench(
     ] = False,
     draft_len: Annotated[int, typer.Option("--draft-len", min=1, help="Tokens drafted before each target pass.")] = 4,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of each prompt, temperature and method.")] = 1,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size",
+            min=1,
+            help="Requests that share forward passes: acceptance much sooner, and no speed.",
+        ),
+    ] = 1,
     temperature: Annotated[
         list[float] | None,
         typer.Option(
@@ -110,6 +118,7 @@ def bench(
         top_p=top_p,
         min_p=min_p,
         repeats=repeats,
+        batch_size=batch_size,
         seed=seed,
         dtype=dtype,
         device=device,

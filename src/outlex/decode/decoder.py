@@ -18,8 +18,10 @@ from outlex.drafters.artifacts import DraftHeadArtifact
 from outlex.drafters.base import Drafter
 from outlex.drafters.independent import IndependentDrafter
 from outlex.errors import InputError
+from outlex.heads.base import DraftHead
 from outlex.models.load import LanguageModel
 from outlex.models.runner import TargetRunner
+from outlex.models.target import Target
 from outlex.proposals.base import Proposal
 from outlex.proposals.tli import Tli
 from outlex.randomness import GeneratorRandomness, seeded_generator
@@ -63,7 +65,8 @@ class SpeculativeDecoder:
                 next_step="4 is a good start",
             )
         self.loaded = target
-        self.target = TargetRunner(target)
+        self.target: Target = TargetRunner(target)
+        self._trimmed = trimmed
         self.drafter = self._as_drafter(target, drafter, trimmed)
         self.proposal = proposal or Tli()
         self.draft_len = draft_len
@@ -84,6 +87,12 @@ class SpeculativeDecoder:
                 expected=f"drafter=load_model({trimmed.base_source!r})",
             )
         return drafter
+
+    def new_head(self) -> DraftHead:
+        """A head like the drafter's, that shares no request with it."""
+        if self._trimmed is None or not isinstance(self.drafter, IndependentDrafter):
+            raise InputError("There is no artifact to make another head from", expected="a decoder with trimmed=")
+        return self._trimmed.head_for(self.drafter.loaded, n_target=self.target.n_target)
 
     def generate(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from outlex.heads.linear import FullHead, LinearHead
 from outlex.models.output_head import output_head
-from outlex.models.runner import BodyRunner
+from outlex.models.runner import Body, BodyRunner
 
 if TYPE_CHECKING:
     from outlex.heads.base import DraftHead
@@ -34,26 +34,26 @@ class IndependentDrafter:
         self.name = loaded.name
         self.full_head: LinearHead = output_head(loaded)
         self.head: DraftHead = head or FullHead(self.full_head, n_target=n_target or self.full_head.n_rows)
-        self._body = BodyRunner(loaded)
+        self.body: Body = BodyRunner(loaded)
         self._n_verified = 0
 
     @property
     def max_length(self) -> int:
-        return self._body.max_length
+        return self.body.max_length
 
     @property
     def bytes_per_step(self) -> int:
-        return self._body.bytes_per_step + self.head.bytes_per_step
+        return self.body.bytes_per_step + self.head.bytes_per_step
 
     def begin(self) -> None:
-        self._body.reset()
+        self.body.reset()
         self._n_verified = 0
 
     def advance(self, verified_ids: Tensor, *, n_accepted: int, features: Tensor | None) -> Tensor:
         del features
         # The cache holds the verified tokens and the drafts that were fed back: all of the last block but its end.
-        n_kept = min(n_accepted, self._body.length - self._n_verified)
-        self._body.rollback(self._n_verified + n_kept)
+        n_kept = min(n_accepted, self.body.length - self._n_verified)
+        self.body.rollback(self._n_verified + n_kept)
         self._n_verified += verified_ids.shape[0]
         return self._forward(verified_ids[n_kept:])[-1:]
 
@@ -63,4 +63,4 @@ class IndependentDrafter:
     def _forward(self, ids: Tensor) -> Tensor:
         # A target padded to more rows may emit an id that this model has no embedding for. Any token will do then:
         # the proposal gets worse, the law does not change.
-        return self._body.forward(torch.where(ids < self._body.n_embeddings, ids, 0))[0]
+        return self.body.forward(torch.where(ids < self.body.n_embeddings, ids, 0))[0]

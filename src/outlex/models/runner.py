@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,34 @@ from outlex.models.target import TargetOutput
 if TYPE_CHECKING:
     from outlex.models.load import LanguageModel
 
-__all__ = ["BodyRunner", "TargetRunner"]
+__all__ = ["Body", "BodyRunner", "TargetRunner"]
+
+
+class Body(Protocol):
+    """A model without its LM head and its context, of which the end can be taken back."""
+
+    length: int
+
+    @property
+    def max_length(self) -> int:
+        """Longest context in tokens."""
+
+    @property
+    def n_embeddings(self) -> int:
+        """Rows of the embedding."""
+
+    @property
+    def bytes_per_step(self) -> int:
+        """Bytes of weights that one forward pass reads."""
+
+    def reset(self) -> None:
+        """Forget the context."""
+
+    def rollback(self, length: int) -> None:
+        """Keep the first `length` tokens."""
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Append tokens, int64 [n] -> final hidden states [n, d], and nothing or features."""
 
 
 class BodyRunner:
