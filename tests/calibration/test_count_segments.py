@@ -116,6 +116,21 @@ def test_ids_are_those_of_the_whole_texts(both: Both, given_texts: list[str]) ->
     both.check(given_texts)
 
 
+PLAIN = "".join(map(chr, range(32, 127))) + "\t\n\r"
+
+
+@given(st.lists(st.text(PLAIN + " \n'aA1" * 8, max_size=30) | texts, max_size=4))
+def test_plain_text_falls_into_the_tokenizers_words(both: Both, given_texts: list[str]) -> None:
+    assert both.spec.split_rule is not None
+    assert both.spec.split_rule.words is not None
+    both.check(given_texts)
+
+
+@pytest.mark.parametrize("near", ["\x00", "\x0b", "\x1c", "\x1f", "\x7f", "\x85", "\u00a0", "ſ", "\u2028", "İ"])
+def test_text_that_engines_may_see_otherwise_is_left_to_the_library(both: Both, near: str) -> None:
+    both.check([f"a{near} 'S{near}b 12{near}\n {near}", near, f" {near} x"])
+
+
 @given(st.data())
 def test_pieces_of_the_vocabulary_in_any_order(both: Both, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, both.spec.n_entries - 1), max_size=30))
@@ -153,6 +168,27 @@ def test_the_table_starts_anew_when_it_is_full(byte_level: Any, monkeypatch: pyt
     both = Both.of(byte_level)
     for turn in range(4):
         both.check([f"and {turn} again fox", "river", ""])
+
+
+def test_added_tokens_that_no_cut_takes_apart_are_seen(byte_level: Any) -> None:
+    changed = deepcopy(byte_level)
+    changed.add_tokens(["fox", "zzz"])
+    both = Both.of(changed)
+    assert both.spec.split_rule is not None
+    assert not {"fox", "zzz"} & set(both.spec.split_rule.markers)
+    both.check(["the fox and the foxes", "buzzzing zzz", "a fox"])
+
+
+def test_splitters_in_two_steps_are_left_to_the_library(byte_level: Any) -> None:
+    from tokenizers import Regex, pre_tokenizers
+
+    twice = with_words(
+        byte_level, pre_tokenizers.Split(Regex(QWEN), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=True)
+    )
+    both = Both.of(twice)
+    assert both.spec.split_rule is not None
+    assert both.spec.split_rule.words is None
+    both.check(["it's 42 foxes (or more)", "a  b"])
 
 
 @pytest.mark.parametrize(

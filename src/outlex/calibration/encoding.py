@@ -117,7 +117,9 @@ class Encoder:
 
         self.spec = spec
         self._backend = Tokenizer.from_str(spec.tokenizer)
-        self._table = None if spec.split_rule is None else SegmentTable(spec.split_rule, self._encode_whole)
+        self._table = None
+        if spec.split_rule is not None:
+            self._table = SegmentTable(spec.split_rule, self._encode_whole, model=self._backend.model)
 
     def encode(self, texts: Sequence[str]) -> tuple[Ids, Ids]:
         """Ids of all texts one after the other, int64 ``[n]``, and how many each text has, int64 ``[n_texts]``."""

@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from outlex.calibration.words import PLAIN_PATTERNS, WordRule, WordTable, find_word_rule
+
 __all__ = ["Ids", "SegmentTable", "SplitRule", "find_rule"]
 
 Ids = NDArray[np.int64]
@@ -42,11 +44,6 @@ _STOP = r"\x00-&(-/:-@\[-`{-\x7f"  # ASCII without letters, digits and the apost
 _REST = f"[{_WORD}]+(?:[^{_WORD}{_STOP}](?:[^{_WORD}]*(?= [{_LETTER}])|[^{_WORD}]*[{_WORD}]*))*"
 _PARTS = re.compile(f" (?=[{_LETTER}]){_REST}|[^{_WORD}]+(?= [{_LETTER}])|[^{_WORD}]*{_REST}|[^{_WORD}]+")
 
-_KNOWN_PATTERNS = frozenset(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-    rf"{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    for digits in (r"\p{N}", r"\p{N}{1,3}")  # Qwen 2 and 3; Llama 3
-)
 _MAX_MARKERS = 48
 _MAX_SEGMENTS = 300_000
 _MAX_SEGMENT_CHARS = 8_000_000
@@ -58,9 +55,11 @@ class SplitRule:
 
     Attributes:
         markers: texts that hold one of these are not cut.
+        words: how plain parts fall into the tokenizer's words; None leaves them to the library.
     """
 
     markers: tuple[str, ...]
+    words: WordRule | None = None
 
     def split(self, text: str) -> list[str]:
         """The parts of a text, in order."""
@@ -75,7 +74,8 @@ def find_rule(state: dict[str, Any]) -> SplitRule | None:
     )
     if not is_plain or state["normalizer"] not in (None, {"type": "NFC"}) or not _splits_words(state["pre_tokenizer"]):
         return None
-    return SplitRule(markers=_markers(state["added_tokens"]))
+    added = state["added_tokens"]
+    return SplitRule(markers=_markers(added), words=find_word_rule(state["pre_tokenizer"], added))
 
 
 def _splits_words(splitter: dict[str, Any] | None) -> bool:
@@ -87,7 +87,7 @@ def _splits_words(splitter: dict[str, Any] | None) -> bool:
     splits = [step for step in before if step["type"] != "Digits"]
     known = all(
         step["type"] == "Split"
-        and step["pattern"].get("Regex") in _KNOWN_PATTERNS
+        and step["pattern"].get("Regex") in PLAIN_PATTERNS
         and step["behavior"] == "Isolated"
         and not step["invert"]
         for step in splits
@@ -116,11 +116,18 @@ def _could_be_cut(text: str) -> bool:
 
 
 class SegmentTable:
-    """The ids of the parts seen so far. Starts anew when it is full, so that its memory stays flat."""
+    """The ids of the parts seen so far. Starts anew when it is full, so that its memory stays flat.
 
-    def __init__(self, rule: SplitRule, encode: Encode) -> None:
+    Args:
+        rule: where texts are cut.
+        encode: the library's encoding of whole texts.
+        model: the library's model, see `WordTable`.
+    """
+
+    def __init__(self, rule: SplitRule, encode: Encode, *, model: Any) -> None:
         self._rule = rule
         self._encode = encode
+        self._words = None if rule.words is None else WordTable(rule.words, model)
         self._clear()
 
     def encode(self, texts: Iterable[str]) -> tuple[Ids, Ids]:
@@ -147,14 +154,28 @@ class SegmentTable:
         return ids, all_ends[firsts[1:]] - all_ends[firsts[:-1]]
 
     def _learn(self, new: list[str]) -> None:
-        for part, ids in zip(new, self._encode(new), strict=True):
-            self._place[part] = len(self._place)
-            self._ids.extend(ids)
-            self._starts.append(len(self._ids))
-            self._n_chars += len(part)
+        others = new
+        if self._words is not None:
+            others = []
+            for part in new:
+                ids = self._words.encode(part)
+                if ids is None:
+                    others.append(part)
+                else:
+                    self._add(part, ids)
+        for part, ids in zip(others, self._encode(others), strict=True):
+            self._add(part, ids)
+
+    def _add(self, part: str, ids: list[int]) -> None:
+        self._place[part] = len(self._place)
+        self._ids.extend(ids)
+        self._starts.append(len(self._ids))
+        self._n_chars += len(part)
 
     def _clear(self) -> None:
         self._place: dict[str, int] = {}
         self._ids = array("q")
         self._starts = array("q", [0])
         self._n_chars = 0
+        if self._words is not None:
+            self._words.clear()
