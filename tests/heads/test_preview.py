@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from outlex.errors import ArtifactError, InputError, MismatchError, NumericalError
+from outlex.heads import preview
 from outlex.heads.linear import FullHead, LinearHead
 from outlex.heads.preview import PreviewHead
 from outlex.heads.preview_fit import MIN_POSITIONS, PreviewFactor, PreviewSpace, Tier
@@ -21,6 +24,22 @@ from outlex.heads.request_tokens import RequestTokens
 from outlex.proposals import DraftScores, Tli, Vanilla
 from outlex.sampling import SamplingParams
 from outlex.vocab.shortlist import Shortlist
+
+
+@pytest.fixture(
+    autouse=True,
+    scope="module",
+    params=[
+        "torch",
+        pytest.param("numba", marks=pytest.mark.skipif(find_spec("numba") is None, reason="Numba is not installed")),
+    ],
+)
+def chooser(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds for both."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr(preview, "_compiled_chooser", lambda: None)
+        yield
 
 
 def following(linear: LinearHead, n_target: int, *, capacity: int = 40, static: tuple[int, ...] = ()) -> RequestTokens:

@@ -17,8 +17,8 @@ from outlex.heads.quantized_rows import (
     QuantizedRows,
     RowScorer,
     Storage,
-    _rotation,
     quantize_rows,
+    rotation,
     rotation_bytes,
     row_bytes,
 )
@@ -66,13 +66,13 @@ def test_what_is_stored_is_near(shape: tuple[Storage, int], n: int, seed: int, s
         assert bool(((exact - found).abs() <= 0.501 * step).all())
         assert bool((step.squeeze(-1) <= exact.abs().amax(-1) / 127 * (1 + BF16)).all())
     else:
-        turned = exact @ _rotation(rank).double().T
+        turned = exact @ rotation(rank).double().T
         # never worse than without clipping, where each coordinate is off by half a step at most
         half_step = turned.abs().amax(-1) / 7 / 2 * 1.01
         error = (turned - found).square().sum(-1)
         assert bool((error <= (rank + 1) * half_step.square()).all())
         # turning back loses nothing but that
-        back = (exact - found @ _rotation(rank).double()).square().sum(-1)
+        back = (exact - found @ rotation(rank).double()).square().sum(-1)
         assert bool((back <= error * (1 + 1e-5) + 1e-12 * size**2).all())
     if storage != "int4":
         assert bool(((rows.offsets.double() - offsets.double()).abs() <= BF16 * offsets.double().abs()).all())
@@ -94,7 +94,7 @@ def test_kernels_add_up_what_is_stored(shape: tuple[Storage, int], n: int, n_pos
     if storage == "int4":
         # the zero point is added to every column, and the columns of what it meets sum to 1
         weights, offsets = weights + offsets.unsqueeze(-1), torch.zeros(n, dtype=torch.float64)
-        exact_z = (z @ _rotation(rank).T + 1 / (rank + 1)).to(torch.bfloat16).double()
+        exact_z = (z @ rotation(rank).T + 1 / (rank + 1)).to(torch.bfloat16).double()
     wanted = exact_z @ weights.T + offsets
     # the kernels round what they return, and may round weights, to bfloat16
     allowed = 2 * BF16 * (exact_z.abs() @ weights.abs().T + offsets.abs()) + 1e-6
@@ -133,7 +133,7 @@ def test_bytes_are_those_that_are_stored(storage: Storage, rank: int) -> None:
     parts = [rows.codes, rows.offsets] + ([] if storage == "bf16" else [rows.scales])
     assert 48 * rows.row_bytes == sum(part.nbytes for part in parts)
     assert rows.row_bytes == row_bytes(rank, storage)
-    assert rotation_bytes(rank, storage) == (_rotation(rank).nbytes if storage == "int4" else 0)
+    assert rotation_bytes(rank, storage) == (rotation(rank).nbytes if storage == "int4" else 0)
 
 
 def test_some_of_the_rows() -> None:

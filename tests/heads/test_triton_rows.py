@@ -25,7 +25,7 @@ from torch import Tensor
 
 import outlex.heads
 from outlex.errors import InputError
-from outlex.heads import quantized_rows
+from outlex.heads import preview, quantized_rows
 from outlex.heads.linear import LinearHead
 from outlex.heads.preview import PreviewHead
 from outlex.heads.preview_fit import PreviewSpace, Tier
@@ -287,6 +287,12 @@ def test_a_kernel_is_tried_before_it_is_chosen(storage: Any, monkeypatch: pytest
     vars(kernels).update(int4_scores=fails, int8_scores=fails)
     with pytest.warns(UserWarning, match=f"{storage} rows .* compiler .* there is no cc"):
         assert found(storage, torch.device("cuda")) is None
+
+
+@pytest.fixture(autouse=True)
+def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where Numba chooses nothing."""
+    monkeypatch.setattr(preview, "_compiled_chooser", lambda: None)
 
 
 def preview_head(**options: Any) -> PreviewHead:

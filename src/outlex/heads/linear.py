@@ -64,7 +64,10 @@ class LinearHead:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [n, d] -> logits [n, n_rows]."""
-        logits = F.linear(hidden, self.weight, self.bias)
+        return self.finished(F.linear(hidden, self.weight, self.bias))
+
+    def finished(self, logits: Tensor) -> Tensor:
+        """What follows W h + b."""
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap:

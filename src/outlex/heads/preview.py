@@ -12,7 +12,11 @@ chooses which tokens the law covers, anew at each position.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +31,9 @@ from outlex.heads.request_tokens import RequestTokens, check_looks
 from outlex.proposals.base import DraftScores
 from outlex.vocab.shortlist import Shortlist
 from outlex.vocab.token_map import TokenMap
+
+if TYPE_CHECKING:
+    from outlex.heads.numba_rows import RowChooser
 
 __all__ = ["PreviewHead"]
 
@@ -99,8 +106,28 @@ class PreviewHead:
         self._mean = factor.mean.to(device)
         self._basis = factor.basis.to(device)
         self._order = factor.order[known].to(device)
-        self._coarse = tuple((rows.rank, RowScorer(rows, device)) for rows in coarse)
-        self._fine = (fine[0].rank, RowScorer(fine[0], device)) if fine else None
+        self._chooser: RowChooser | None = None
+        compiled = None
+        if (
+            device.type == "cpu"
+            and fine
+            and fine[0].storage == "int8"
+            and {rows.storage for rows in coarse} == {"int4"}
+        ):
+            compiled = _compiled_chooser()
+        if compiled is not None:
+            self._chooser = compiled(
+                mean=self._mean,
+                basis=self._basis,
+                order=self._order,
+                coarse=coarse,
+                fine=fine[0],
+                n_candidates=n_candidates,
+                weight=linear.weight,
+            )
+        else:
+            self._coarse = tuple((rows.rank, RowScorer(rows, device)) for rows in coarse)
+            self._fine = (fine[0].rank, RowScorer(fine[0], device)) if fine else None
         ids_bytes = self._order.itemsize * (n_candidates if fine else n_exact)  # which tokens the rows stand for
         self._preview_bytes = (
             self._mean.nbytes
@@ -136,19 +163,30 @@ class PreviewHead:
             self._is_always[self._always.token_map.draft_to_target] = True
 
     def score(self, hidden: Tensor) -> DraftScores:
-        z = F.linear((hidden.float() - self._mean).to(torch.bfloat16), self._basis).float()
-        coarse = torch.cat([scorer.scores(z[:, :rank]) for rank, scorer in self._coarse], -1)
-        if hidden.shape[0] == 1:
-            ids = self._shortlist(coarse, z)
-            logits = self._exact(ids, hidden)
-            return DraftScores(logits=logits, token_map=Shortlist(ids, n_target=self._n_target), hidden=hidden)
+        chosen = self._shortlists(hidden)
+        if len(chosen) == 1:
+            logits = self._exact(chosen[0], hidden)
+            return DraftScores(logits=logits, token_map=Shortlist(chosen[0], n_target=self._n_target), hidden=hidden)
         dense = hidden.new_full((hidden.shape[0], self._n_target), -torch.inf)
-        for i in range(hidden.shape[0]):
+        for i, ids in enumerate(chosen):
             row = slice(i, i + 1)
-            ids = self._shortlist(coarse[row], z[row])
             dense[row].index_copy_(1, ids, self._exact(ids, hidden[row]))
         identity = TokenMap.identity(self._n_target, self._n_target).to(hidden.device)
         return DraftScores(logits=dense, token_map=identity, hidden=hidden)
+
+    def _shortlists(self, hidden: Tensor) -> list[Tensor]:
+        """The ids that are scored exactly, at each position: hidden [n, d] -> n times int64 [k]."""
+        if self._chooser is None:
+            z = F.linear((hidden.float() - self._mean).to(torch.bfloat16), self._basis).float()
+            coarse = torch.cat([scorer.scores(z[:, :rank]) for rank, scorer in self._coarse], -1)
+            return [self._shortlist(*one) for one in zip(torch.split(coarse, 1), torch.split(z, 1), strict=True)]
+        if self._always is None:
+            return [self._chooser.best(row, self._n_exact) for row in torch.split(hidden, 1)]
+        always = self._always.token_map.draft_to_target
+        return [
+            torch.cat([always, self._chooser.best(row, self._n_exact, left_out=self._is_always)])
+            for row in torch.split(hidden, 1)
+        ]
 
     def _shortlist(self, coarse: Tensor, z: Tensor) -> Tensor:
         """Ids of the best `n_exact` rows and of those that are always there: coarse [1, n_rows], z [1, rank]."""
@@ -190,6 +228,10 @@ class PreviewHead:
         return scorer.scores_of(rows, z[:, :rank])[0]
 
     def _exact(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        if self._chooser is not None and self.linear.bias is None and hidden.dtype == torch.bfloat16:
+            products = self._chooser.products(hidden, ids)
+            if products is not None:
+                return self.linear.finished(products.to(torch.bfloat16))
         return self.linear.rows(ids).logits(hidden)
 
 
@@ -199,3 +241,25 @@ def _of_target(stages: Sequence[QuantizedRows], known: Tensor) -> list[Quantized
         return list(stages)
     parts = [part.nonzero().squeeze(-1) for part in torch.split(known, [rows.n_rows for rows in stages])]
     return [rows.select(part) for rows, part in zip(stages, parts, strict=True) if len(part)]
+
+
+@lru_cache(maxsize=1)
+def _compiled_chooser() -> type[RowChooser] | None:
+    """What chooses rows in compiled code; None without Numba, or where it does not run."""
+    if find_spec("numba") is None:
+        return None
+    n_threads = torch.get_num_threads()
+    try:
+        from outlex.heads import numba_rows
+
+        numba_rows.try_it()
+    except Exception as error:  # no folder for compiled code, no thread pool, a version that does not fit numpy's
+        warnings.warn(
+            f"Numba does not run here; previews take about twice as long without it. {type(error).__name__}: {error}",
+            stacklevel=2,
+        )
+        return None
+    finally:
+        # Numba starts OpenMP threads, and they are those of torch, whose number is then changed
+        torch.set_num_threads(n_threads)
+    return numba_rows.RowChooser

@@ -30,6 +30,7 @@ __all__ = [
     "RowScorer",
     "Storage",
     "quantize_rows",
+    "rotation",
     "rotation_bytes",
     "row_bytes",
 ]
@@ -104,7 +105,7 @@ class RowScorer:
         self._n_rows = rows.n_rows
         codes, self._scales = rows.codes.to(device), rows.scales.to(device)
         self._offsets = rows.offsets.to(device)
-        self._rotation = _rotation(rows.rank).to(device) if rows.storage == "int4" else None
+        self._rotation = rotation(rows.rank).to(device) if rows.storage == "int4" else None
         self._pairs: Tensor | None = None
         self._is_int8 = rows.storage == "int8" and device.type == "cpu"
         self._fused = _fused_kernel(rows.storage, device)
@@ -186,7 +187,7 @@ def quantize_rows(matrix: Tensor, offsets: Tensor, storage: Storage) -> Quantize
         )
     lowest, highest = (-8, 7) if storage == "int4" else (-127, 127)
     if storage == "int4":
-        matrix = matrix @ _rotation(rank).to(matrix.device).T
+        matrix = matrix @ rotation(rank).to(matrix.device).T
     largest = matrix.abs().amax(-1, keepdim=True).clamp_min(1e-30) / highest
     scales, best = largest, torch.full_like(largest, torch.inf)
     for share in _CLIPPED if storage == "int4" else _CLIPPED[-1:]:
@@ -237,13 +238,13 @@ def _fused_kernel(storage: Storage, device: torch.device) -> Callable[..., Tenso
 
 
 @lru_cache(maxsize=8)
-def _rotation(rank: int) -> Tensor:
+def rotation(rank: int) -> Tensor:
     """Float32 [rank + 1, rank], orthonormal columns, each orthogonal to (1, …, 1). The same wherever it is made."""
     i = torch.arange(rank + 1, dtype=torch.float64).unsqueeze(-1)
     j = torch.arange(1, rank + 1, dtype=torch.float64)
     # the discrete cosine transform without its constant row
-    rotation: Tensor = torch.cos(torch.pi * (i + 0.5) * j / (rank + 1)) * (2 / (rank + 1)) ** 0.5
-    return rotation.float()
+    turn: Tensor = torch.cos(torch.pi * (i + 0.5) * j / (rank + 1)) * (2 / (rank + 1)) ** 0.5
+    return turn.float()
 
 
 def _unpacked(packed: Tensor) -> Tensor:
