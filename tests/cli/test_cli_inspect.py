@@ -80,7 +80,7 @@ def test_model_against_a_target(models: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "needle"),
     [
-        ("map.pt", "x", "ends in .pt"),
+        ("map.xyz", "x", "ends in .xyz"),
         ("map", "x", "ends in nothing"),
         ("other.json", '{"kind": "recipe"}', "not a benchmark result"),
         ("cut.json", '{"kind": "outlex-ben', "not a benchmark result"),

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from outlex.cli.failures import EXIT_OTHER
+from outlex.cli.map_options import NTargetOption, ReadAs, ReadAsOption, StatsOption, TokenizerOption
 from outlex.cli.options import DeviceOption, DtypeOption, JsonOption, Machine, ThreadsOption
 from outlex.cli.output import emit_json
 from outlex.errors import ArtifactError, InputError
@@ -16,7 +18,7 @@ __all__ = ["inspect"]
 
 _RECOGNISED = (
     "a directory of `outlex trim` or `outlex fit-head` (or a sub-vocabulary), a JSON result of `outlex bench` or"
-    " `outlex demo`,"
+    " `outlex demo`, a token map (.pt, .json or .txt with ids), an EAGLE-3, speculators or Medusa checkpoint,"
     " a model directory, a .gguf file, a catalogue name or a Hub id"
 )
 
@@ -27,13 +29,34 @@ class InspectConfig:
 
     Attributes:
         path: a path, or a name that `load_model` takes.
-        target: a model whose tokenizer is compared; None compares nothing.
+        target: a model whose tokenizer and head are compared; None compares nothing.
+        tokenizer: a model whose tokens a map holds; None leaves the target's.
+        stats: counts of a corpus, for the coverage of a map.
+        read_as, n_target: what a map does not say itself.
         machine: where models are loaded.
     """
 
     path: str
     target: str | None
+    tokenizer: str | None
+    stats: Path | None
+    read_as: ReadAs | None
+    n_target: int | None
     machine: Machine
+
+    def refuse_map_options(self, what: str) -> None:
+        """Raise an InputError if an option was given that only a map has a use for."""
+        given = {
+            "--tokenizer": self.tokenizer,
+            "--stats": self.stats,
+            "--read-as": self.read_as,
+            "--n-target": self.n_target,
+        }
+        names = [name for name, value in given.items() if value is not None]
+        if names:
+            raise InputError(
+                f"{', '.join(names)} only make sense for a token map", got=what, next_step="leave them out"
+            )
 
 
 def inspect(
@@ -41,38 +64,98 @@ def inspect(
     target: Annotated[
         str | None, typer.Option("--target", help="Also check that it fits this model's tokenizer and head.")
     ] = None,
+    tokenizer: TokenizerOption = None,
+    stats: StatsOption = None,
+    read_as: ReadAsOption = None,
+    n_target: NTargetOption = None,
     as_json: JsonOption = False,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
-    """Say what something is: a trimmed drafter, a fitted head, a sub-vocabulary, a benchmark result, or a model.
+    """Say what something is: a trimmed drafter, a fitted head, a token map of any engine, a benchmark result, a model.
+
+    Token maps are the lists of SGLang and FR-Spec, EAGLE-3, speculators and Medusa checkpoints, GGUF files with d2t,
+    and the files of ModelOpt, NeMo Automodel and SpecForge. It says how the map is spelled, which must-keep tokens it
+    lacks, what share of counted text it covers, whether it fits a target, and what each engine would do with it. The
+    exit code is 1 if it does not fit.
 
     For a model it says whether a trimmed head can pay; a model that is not on this machine is fetched first.
 
     \b
     Example:
       outlex inspect qwen05-16k --target qwen15
+      outlex inspect hot-tokens.pt --tokenizer qwen15 --stats stats.safetensors
       outlex inspect result.json
       outlex inspect smol135
     """
-    config = InspectConfig(path=path, target=target, machine=Machine(dtype=dtype, device=device, threads=threads))
+    config = InspectConfig(
+        path=path,
+        target=target,
+        tokenizer=tokenizer,
+        stats=stats,
+        read_as=read_as,
+        n_target=n_target,
+        machine=Machine(dtype=dtype, device=device, threads=threads),
+    )
     place = Path(path).expanduser()
     if (place / "outlex.json").exists():
         _artifact(config, place, as_json=as_json)
+    elif place.exists() and _is_map(place):
+        _map(config, place, as_json=as_json)
     elif place.is_file() and place.suffix != ".gguf":
         _bench(config, place, as_json=as_json)
     elif place.is_dir() and not (place / "config.json").exists():
         raise _unknown(place, "a directory without outlex.json and without config.json")
     else:
+        config.refuse_map_options("a model")
         _model(config, as_json=as_json)
+
+
+def _is_map(place: Path) -> bool:
+    from outlex.formats import recognise
+
+    return recognise(place) is not None
+
+
+def _map(config: InspectConfig, place: Path, *, as_json: bool) -> None:
+    from outlex.cli.inspect_map import print_map
+
+    description = _describe_map(config, place, target=config.target)
+    _show(description, as_json, print_map)
+    if description["target"] is not None and description["target"]["verdict"] == "no":
+        raise typer.Exit(EXIT_OTHER)
+
+
+def _describe_map(config: InspectConfig, place: Path, *, target: str | None) -> dict[str, Any]:
+    from outlex.cli.inspect_map import describe_map
+    from outlex.formats import Reading
+
+    return describe_map(
+        place,
+        reading=Reading(read_as=None if config.read_as is None else config.read_as.value, n_target=config.n_target),
+        tokenizer=config.tokenizer,
+        target=target,
+        stats=config.stats,
+    )
 
 
 def _artifact(config: InspectConfig, place: Path, *, as_json: bool) -> None:
     from outlex.cli.inspect_artifact import describe_artifact, print_artifact
+    from outlex.cli.inspect_map import print_map
+    from outlex.cli.output import stdout_console
 
     description = describe_artifact(place, target=config.target, machine=config.machine)
-    _show(description, as_json, print_artifact)
+    as_map = None
+    if config.stats is not None or config.tokenizer is not None:
+        as_map = _describe_map(config, place, target=None)
+    if as_json:
+        emit_json({**description, "map": as_map})
+        return
+    print_artifact(description)
+    if as_map is not None:
+        stdout_console().print()
+        print_map(as_map)
 
 
 def _model(config: InspectConfig, *, as_json: bool) -> None:
@@ -96,6 +179,7 @@ def _bench(config: InspectConfig, place: Path, *, as_json: bool) -> None:
     from outlex.cli.output import stdout_console
     from outlex.cli.results import bench_json
 
+    config.refuse_map_options("a benchmark result")
     if config.target is not None:
         raise InputError("--target has no meaning for a benchmark result", got=config.target, next_step="leave it out")
     try:
@@ -118,5 +202,5 @@ def _unknown(place: Path, got: str) -> InputError:
         f"outlex does not know what {place} is",
         got=got,
         expected=_RECOGNISED,
-        next_step="maps of other engines (d2t, hot token lists) cannot be read yet",
+        next_step="check the path; counts of tokens go to outlex trim --tokens",
     )
