@@ -21,10 +21,10 @@ def page(name: str) -> str:
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("scope", ["same prompts", "same domains"])
-def test_forecast_and_benchmark(scope: str) -> None:
+@pytest.mark.parametrize("part", ["acceptance", "speed"])
+def test_forecast_and_benchmark(part: str) -> None:
     script = runpy.run_path(str(ROOT / "benchmarks" / "forecast" / "check.py"))
-    assert script["markdown"](recorded("forecast/check.json")["rows"], scope=scope) in page("forecast.md")
+    assert script[f"{part}_table"](recorded("forecast/check.json")[part]) in page("forecast.md")
 
 
 def test_heads() -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from bench_builders import result_of, row
 from tiny_models import byte_tokenizer, tiny_pair
 from typer.testing import CliRunner, Result
 
 from outlex import SubVocab, trim
+from outlex.bench.rows import Row
 from outlex.calibration.traces import TraceSet
 from outlex.cli.app import app
+from outlex.cli.forecast_times import times_of_bench
 from outlex.drafters import FittedHead, Shortlists
+from outlex.forecast import StepTimes
 from outlex.models.output_head import output_head
 from outlex.vocab.tokenizer_facts import facts_of
 
@@ -167,6 +172,52 @@ def test_forecast_takes_the_times_of_a_benchmark(
     refused = run("forecast", "--traces", traced, "--bench", tmp_path / "ar.json")
     assert refused.exit_code == 2
     assert "--measure" in refused.stderr
+
+
+def test_a_benchmarks_seconds_go_where_they_were_spent(tmp_path: Path) -> None:
+    """A pass takes 0.3 s and its surroundings 0.1 s; drafts add 0.2 s around a pass, and 0.4 s when sampling."""
+
+    def runs(temperature: float, *, around_s: float) -> list[Row]:
+        reading_s = 0.7  # of the prompt, 7 tokens, by both models
+        drafts = {
+            "n_drafted": 4,
+            "n_tested": 3,
+            "n_accepted": 2,
+            "draft_step_s": 0.05,
+            "draft_s": 0.2 + 0.5 * reading_s,
+        }
+        common: dict[str, Any] = {"n_passes": 2, "target_pass_s": 0.3, "temperature": temperature, "n_prompt": 7}
+        target_s = 2 * 0.3 + 0.5 * reading_s
+        return [
+            row(**common, target_s=target_s, wall_s=target_s + 2 * 0.1),
+            row(
+                **common,
+                **drafts,
+                method="untrimmed",
+                target_s=target_s,
+                wall_s=target_s + 0.2 + 0.5 * reading_s + 2 * (0.1 + around_s),
+            ),
+        ]
+
+    def times(rows: list[Row]) -> StepTimes:
+        result = result_of(rows, draft_len=2)
+        methods = tuple(replace(m, n_draft=260 if m.name == "untrimmed" else None) for m in result.methods)
+        replace(result, methods=methods).save(tmp_path / "r.json")
+        return times_of_bench(tmp_path / "r.json")
+
+    both = times([*runs(0.0, around_s=0.2), *runs(1.0, around_s=0.4)])
+    for own, around_s in ((both.at(0.0), 0.2), (both.at(1.0), 0.4)):
+        assert own.target_pass_s == pytest.approx({0: 0.4, 2: 0.4})
+        assert own.draft_step_s == pytest.approx({260: 0.05 + around_s / 2})
+        assert own.head_step_s == pytest.approx({"untrimmed": 0.05 + around_s / 2})
+        assert (own.target_prompt_s, own.draft_prompt_s) == pytest.approx((0.05, 0.05))
+    greedy = times(runs(0.0, around_s=0.2))
+    assert greedy.at(1.0) == both.at(0.0)  # nothing else is known
+    # without the target alone, what is around a pass cannot be told apart
+    (drafting,) = runs(1.0, around_s=0.4)[1:]
+    alone = times([drafting])
+    assert alone.target_pass_s == pytest.approx({2: 0.3 + 0.5})
+    assert alone.draft_step_s == pytest.approx({260: 0.05})
 
 
 @pytest.mark.parametrize(

@@ -325,9 +325,26 @@ def test_step_times_are_measured_for_everything_asked(folder: Path) -> None:
     assert got.draft_step(45) == pytest.approx((got.draft_step_s[30] + got.draft_step_s[60]) / 2)
     assert got.draft_step(29) is None
     assert got.target_pass(5) is None
+    assert got.at(1.0) is got
+    assert got.greedy is not None
+    assert got.at(0.0) is got.greedy
+    assert sorted(got.greedy.draft_step_s) == [30, 60, 260]
+    assert got.greedy.draft_step_s != got.draft_step_s
     for bad in ({"sizes": [0]}, {"sizes": [261]}, {"draft_lens": [0]}, {"repeats": 0}):
         with pytest.raises(InputError, match="--sizes or --draft-len"):
             measure_step_times(target, drafter, **{"sizes": [30], "draft_lens": [2], **bad})  # type: ignore[arg-type]
+
+
+def test_greedy_decoding_has_times_of_its_own(folder: Path) -> None:
+    both = replace(times(0.5, 0.1), greedy=times(0.3, 0.05))
+    alike, apart = (
+        made(traces_at(1.0, folder), [vocab(20)], temperatures=[0.0, 1.0], times=t) for t in (times(0.5, 0.1), both)
+    )
+    for size in ("untrimmed", "trimmed-20"):
+        one, other = (result.cell(size, temperature=1.0, draft_len=3) for result in (alike, apart))
+        assert one.tokens_per_s == other.tokens_per_s
+        slow, fast = (result.cell(size, temperature=0.0, draft_len=3) for result in (alike, apart))
+        assert (fast.tokens_per_s or 0.0) > (slow.tokens_per_s or 0.0) > 0.0
 
 
 @pytest.mark.parametrize("bad", [{"target_pass_s": {}}, {"draft_step_s": {3: 0.0}}, {"draft_prompt_s": math.nan}])

@@ -18,7 +18,7 @@ from toy_traces import head, random_traces
 from outlex import SamplingParams, SpeculativeDecoder, SubVocab
 from outlex.calibration.collect import TraceRequest, collect_traces
 from outlex.calibration.traces import TraceSet
-from outlex.drafters import IndependentDrafter
+from outlex.drafters import IndependentDrafter, StoredProposal
 from outlex.errors import InputError
 from outlex.forecast import StepTimes, forecast, measure_step_times
 from outlex.forecast.candidates import Candidate
@@ -26,7 +26,7 @@ from outlex.forecast.overlaps import OverlapTable, overlap_table
 from outlex.heads import DraftHead, InContextHead, LinearHead
 from outlex.metrics import clustered_ratio
 from outlex.models.output_head import output_head
-from outlex.proposals import DraftScores, Tli
+from outlex.proposals import DraftScores, Proposal, Tli
 from outlex.vocab.shortlist import Shortlist
 from outlex.vocab.token_map import TokenMap
 from outlex.vocab.tokenizer_facts import facts_of
@@ -189,6 +189,11 @@ class Artifact:
     base_name: str = "tiny-drafter"
     base_source: str = "/somewhere/tiny-drafter"
     tokenizer_fingerprint: str = ""
+    stored: StoredProposal | None = None
+
+    @property
+    def proposal(self) -> Proposal | None:
+        return None if self.stored is None else self.stored.proposal
 
     def describe(self) -> dict[str, Any]:
         return {}
@@ -301,5 +306,5 @@ def test_heads_are_timed_as_they_score() -> None:
     assert set(got.head_step_s) == {"mine"}
     assert got.head_step("mine") == got.head_step_s["mine"] > 0
     assert got.head_step("other") is None
-    assert len(scored) == 3  # a turn to warm up, and two
+    assert len(scored) == 2 * 3  # sampled and greedy: a turn to warm up, and two
     assert min(scored) > 50  # the prompt's tokens are there

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["measure_step_times"]
 
+_Part = tuple[str, int | str, SamplingParams]  # what, of which size or name, and how tokens are drawn
 _CONTEXT = 128  # tokens: the passes of a short answer
-_PARAMS = SamplingParams()
+_SAMPLED, _GREEDY = SamplingParams(), SamplingParams(temperature=0.0)
 
 
 @torch.inference_mode()
@@ -85,7 +86,7 @@ def measure_step_times(
     for head in named.values():
         head.begin(prompt.tolist())
     # what verification sees: laws of the whole head
-    law = Tli().law(heads[full.n_rows].score(hidden), _PARAMS)
+    laws = {params: Tli().law(heads[full.n_rows].score(hidden), params) for params in (_SAMPLED, _GREEDY)}
 
     def read_prompt(model: BodyRunner | TargetRunner) -> None:
         model.reset()
@@ -94,45 +95,55 @@ def measure_step_times(
         else:
             model.forward(prompt)
 
-    def target_pass(n_drafts: int) -> None:
+    def target_pass(n_drafts: int, params: SamplingParams) -> None:
         draft_ids = prompt[:n_drafts]
         out = runner.forward(prompt[: n_drafts + 1], n_logits=n_drafts + 1)
-        verify(probabilities(out.logits, _PARAMS), draft_ids, [law] * n_drafts, randomness)
+        verify(probabilities(out.logits, params), draft_ids, [laws[params]] * n_drafts, randomness)
         runner.rollback(context)
 
     def draft_body() -> None:
         body.forward(prompt[:1])
         body.rollback(context)
 
-    def draft_head(head: DraftHead) -> None:
-        Tli().law(head.score(hidden), _PARAMS).sample(randomness)
+    def draft_head(head: DraftHead, params: SamplingParams) -> None:
+        Tli().law(head.score(hidden), params).sample(randomness)
 
     # reading the prompt also leaves each cache as the passes after it need it
-    parts: dict[tuple[str, int | str], Callable[[], None]] = {("target prompt", 0): lambda: read_prompt(runner)}
-    parts |= {("pass", n): partial(target_pass, n) for n in sorted({0, *draft_lens})}
-    parts |= {("draft prompt", 0): lambda: read_prompt(body), ("body", 0): draft_body}
-    parts |= {("head", n): partial(draft_head, head) for n, head in heads.items()}
-    parts |= {("named", name): partial(draft_head, head) for name, head in named.items()}
+    parts: dict[_Part, Callable[[], None]] = {("target prompt", 0, _SAMPLED): lambda: read_prompt(runner)}
+    for params in laws:
+        parts |= {("pass", n, params): partial(target_pass, n, params) for n in sorted({0, *draft_lens})}
+    parts |= {("draft prompt", 0, _SAMPLED): lambda: read_prompt(body), ("body", 0, _SAMPLED): draft_body}
+    for params in laws:
+        parts |= {("head", n, params): partial(draft_head, head, params) for n, head in heads.items()}
+        parts |= {("named", name, params): partial(draft_head, head, params) for name, head in named.items()}
     shortest = min(draft_lens, default=1)
     verified = runner.forward(prompt[: shortest + 1], n_logits=shortest + 1).logits
-    parts |= {("observe", name): partial(head.observe, prompt.tolist(), verified) for name, head in named.items()}
-    seconds: dict[tuple[str, int | str], list[float]] = {part: [] for part in parts}
+    parts |= {
+        ("observe", name, _SAMPLED): partial(head.observe, prompt.tolist(), verified) for name, head in named.items()
+    }
+    seconds: dict[_Part, list[float]] = {part: [] for part in parts}
     for turn in range(repeats + 1):
         if on_progress is not None:
             on_progress(turn, repeats + 1, "timing passes and heads")
         for part, run in parts.items():
             seconds[part].append(_timed(run, hidden))
     middle = {part: median(all_turns[1:]) for part, all_turns in seconds.items()}
-    step = middle["body", 0]
-    once_a_pass = {name: middle["observe", name] / shortest for name in named}
-    return StepTimes(
-        target_pass_s={int(n): s for (part, n), s in middle.items() if part == "pass"},
-        draft_step_s={int(n): step + s for (part, n), s in middle.items() if part == "head"},
-        head_step_s={name: step + middle["named", name] + once_a_pass[name] for name in named},
-        target_prompt_s=middle["target prompt", 0] / context,
-        draft_prompt_s=middle["draft prompt", 0] / context,
-        source=f"measured here, {torch.get_num_threads()} threads, medians of {repeats}",
-    )
+    step = middle["body", 0, _SAMPLED]
+    once_a_pass = {name: middle["observe", name, _SAMPLED] / shortest for name in named}
+
+    def times(params: SamplingParams, greedy: StepTimes | None) -> StepTimes:
+        own = {(part, of): s for (part, of, drawn), s in middle.items() if drawn == params}
+        return StepTimes(
+            target_pass_s={int(n): s for (part, n), s in own.items() if part == "pass"},
+            draft_step_s={int(n): step + s for (part, n), s in own.items() if part == "head"},
+            head_step_s={name: step + own["named", name] + once_a_pass[name] for name in named},
+            target_prompt_s=middle["target prompt", 0, _SAMPLED] / context,
+            draft_prompt_s=middle["draft prompt", 0, _SAMPLED] / context,
+            source=f"measured here, {torch.get_num_threads()} threads, medians of {repeats}",
+            greedy=greedy,
+        )
+
+    return times(_SAMPLED, times(_GREEDY, None))
 
 
 def _timed(run: Callable[[], None], on_device: Tensor) -> float:

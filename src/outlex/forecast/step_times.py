@@ -25,6 +25,7 @@ class StepTimes:
         target_prompt_s, draft_prompt_s: seconds a prompt token, for either model to read it. 0 forecasts decoding
             without the prompt.
         source: where the times come from, for the report.
+        greedy: the same for greedy decoding, which draws nothing from wide laws; None takes these times for it too.
 
     Raises:
         InputError: a time that is not positive, or none at all.
@@ -36,6 +37,7 @@ class StepTimes:
     target_prompt_s: float = 0.0
     draft_prompt_s: float = 0.0
     source: str
+    greedy: StepTimes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         steps = [*self.target_pass_s.values(), *self.draft_step_s.values(), *self.head_step_s.values()]
@@ -48,6 +50,10 @@ class StepTimes:
                 expected="at least one positive time for a target pass and for a draft step",
                 next_step="measure again with --measure, or give the result of a benchmark with a drafter",
             )
+
+    def at(self, temperature: float) -> StepTimes:
+        """Those for decoding at a temperature."""
+        return self.greedy if temperature == 0 and self.greedy is not None else self
 
     def target_pass(self, n_drafts: int) -> float | None:
         """Seconds of a pass that verifies so many drafts; None outside what was timed."""
