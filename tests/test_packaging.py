@@ -63,12 +63,15 @@ LAYERS = (
     "calibration",
     "selection",
     "forecast",
+    "tuning",
     "bench",
+    "experiments",
+    "formats",
     "demo",
     "testing",
     "cli",
 )
-BARRED_FROM_TESTING = {"bench", "cli"}
+BARRED_FROM_TESTING = {"bench", "cli", "experiments"}
 
 HEAVY = {
     "accelerate",

@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, action="append", required=True)
     parser.add_argument("--curve", default="", help="calibration sizes with commas between, in place of the table")
     parser.add_argument("--only", default="", help="calibrate on this domain alone; !DOMAIN leaves it out")
+    parser.add_argument("--save", type=Path, help="write the fitted heads into this directory as well")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     calibration = [TraceSet.load(path) for path in args.calibration]
@@ -211,6 +212,9 @@ def main() -> None:
     heads = curve_heads(make, [int(size) for size in args.curve.split(",")]) if args.curve else table_heads(make)
     if args.only:
         heads = {name: head for name, head in heads.items() if "preview" in name}
+    for name, head in heads.items():
+        if args.save is not None and isinstance(head, FittedHead):
+            head.save(args.save / name.replace("%", "pct").replace(",", "").replace(" ", "-"))
     rows = []
     for path in args.held_out:
         rows += judge(heads, TraceSet.load(path), target_head, drafter_head)

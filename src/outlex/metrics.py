@@ -60,7 +60,9 @@ def expected_speedup(block_efficiency: float, draft_len: int, cost_ratio: float)
     return block_efficiency / (draft_len * cost_ratio + 1)
 
 
-def clustered_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
+def clustered_ratio(
+    numerators: Sequence[float], denominators: Sequence[float], *, confidence: float = 0.95
+) -> Estimate:
     """Σ numerators / Σ denominators with an interval that respects prompts as clusters.
 
     Positions of one prompt resemble each other, so they are not independent samples; prompts are. Linearised ratio
@@ -69,6 +71,7 @@ def clustered_ratio(numerators: Sequence[float], denominators: Sequence[float]) 
     Args:
         numerators: one sum a prompt, e.g. accepted drafts or the sum of β.
         denominators: one count a prompt, e.g. tested drafts.
+        confidence: of the interval; where the best of several is looked for, 1 − 0.05/n keeps all of them at 0.95.
 
     Returns:
         The ratio; `n` is the sum of the denominators.
@@ -91,5 +94,5 @@ def clustered_ratio(numerators: Sequence[float], denominators: Sequence[float]) 
         return Estimate(value=ratio, low=float("nan"), high=float("nan"), n=round(total))
     errors = top - ratio * bottom
     variance = n_clusters / (n_clusters - 1) * float((errors**2).sum()) / total**2
-    half = float(t.ppf(0.975, n_clusters - 1)) * variance**0.5
+    half = float(t.ppf((1 + confidence) / 2, n_clusters - 1)) * variance**0.5
     return Estimate(value=ratio, low=ratio - half, high=ratio + half, n=round(total))

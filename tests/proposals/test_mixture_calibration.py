@@ -86,8 +86,10 @@ def test_a_gain_within_noise_is_no_gain() -> None:
     row = replace(scores, logits=scores.logits[:1], hidden=scores.hidden[:1])
     p[0] = kernel.law(row, SamplingParams()).dense()[0]
     p[1:] = kernel.law(scores, SamplingParams()).dense()[1:] * 1e-9 + p[1:]  # logits must be finite
-    only_gain = [(row, p[:1].log())]
+    only_gain = [(row, p[:1].log())] * 2
     assert Mixed.calibrate(kernel, only_gain, grid=GRID).weights == ((1.0,),)
+    # of one prompt they are one observation
+    assert Mixed.calibrate(kernel, only_gain, clusters=torch.tensor([3, 3]), grid=GRID).weights == ((0.0,),)
     assert Mixed.calibrate(kernel, batches(scores, p.log(), 40), grid=GRID).weights == ((0.0,),)
 
 

@@ -1,6 +1,6 @@
 """Affinity priors: how much one token is evidence for another. One file a source, one protocol (`base.py`)."""
 
-from outlex.affinity.base import Affinity, nearest
+from outlex.affinity.base import Affinity, nearest, neighbourhood
 from outlex.affinity.co_occurrence import CoOccurrence, Correlation, Covariance
 from outlex.affinity.distributions import SparseDistributions
 from outlex.affinity.head_rows import HeadCosine
@@ -15,4 +15,5 @@ __all__ = [
     "SparseDistributions",
     "StringPrefix",
     "nearest",
+    "neighbourhood",
 ]

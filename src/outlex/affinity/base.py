@@ -16,7 +16,7 @@ from torch import Tensor
 from outlex.errors import InputError
 from outlex.parts import Parts
 
-__all__ = ["Affinity", "nearest"]
+__all__ = ["Affinity", "nearest", "neighbourhood"]
 
 _ROWS_AT_ONCE = 64  # 64 rows of 151,936 in float32 are 39 MB
 
@@ -57,6 +57,13 @@ def nearest(affinity: Affinity, ids: Tensor, *, n_neighbours: int, among: Tensor
     Raises:
         InputError: r is not possible.
     """
+    return neighbourhood(affinity, ids, n_neighbours=n_neighbours, among=among)[0]
+
+
+def neighbourhood(
+    affinity: Affinity, ids: Tensor, *, n_neighbours: int, among: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`nearest`, and the affinities to them [k, r]; -inf where a token fills in itself, but for its first place."""
     n_candidates = affinity.n_target if among is None else among.shape[0]
     if not 1 <= n_neighbours <= n_candidates:
         raise InputError(
@@ -65,13 +72,18 @@ def nearest(affinity: Affinity, ids: Tensor, *, n_neighbours: int, among: Tensor
             expected=f"from 1 to {n_candidates}, the token itself included",
             next_step="16 to 64 are good starts",
         )
-    found = []
+    found, heights = [], []
     for block in torch.split(ids, _ROWS_AT_ONCE):
         own = block.unsqueeze(-1)
-        scores = affinity.rows(block).scatter(1, own, -torch.inf)  # itself comes first anyway
+        scores = affinity.rows(block)
+        itself = scores.gather(1, own)
+        scores = scores.scatter(1, own, -torch.inf)  # it comes first anyway
         if among is not None:
             scores = scores.index_select(1, among)
         best = scores.topk(n_neighbours - 1, dim=-1)
         others = best.indices if among is None else among[best.indices]
         found.append(torch.cat([own, torch.where(best.values > -torch.inf, others, own)], -1))
-    return torch.cat(found) if found else ids.new_empty(0, n_neighbours)
+        heights.append(torch.cat([itself, best.values], -1))
+    if not found:
+        return ids.new_empty(0, n_neighbours), torch.empty(0, n_neighbours, device=ids.device)
+    return torch.cat(found), torch.cat(heights)

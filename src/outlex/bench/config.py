@@ -25,6 +25,7 @@ class BenchConfig:
         target: what `load_model` loads the target by.
         drafter: the same for the drafter; None measures methods without one.
         trimmed: directories of trimmed drafters, each a method of its own.
+        cross_tokenizer: the drafter may have another tokenizer.
         prompts: file of JSON lines, see `outlex.bench.workload.read_prompts`.
         n_prompts: use this many, spread over the file's domains; None uses all.
         raw: take text prompts as they are, without the chat template.
@@ -49,6 +50,7 @@ class BenchConfig:
     target: str
     drafter: str | None = None
     trimmed: tuple[str, ...] = ()
+    cross_tokenizer: bool = False
     prompts: str | os.PathLike[str]
     n_prompts: int | None = None
     raw: bool = False
@@ -88,6 +90,13 @@ class BenchConfig:
                 got=f"{', '.join(alone)} and batch_size {self.batch_size}",
                 expected="the baselines ar and untrimmed",
                 next_step="give --baselines ar,untrimmed, or leave --batch-size out",
+            )
+        if self.cross_tokenizer and (self.batch_size > 1 or "transformers" in self.baselines):
+            raise InputError(
+                "These methods cannot take a drafter with another tokenizer",
+                got=f"baselines {', '.join(self.baselines)}, batch_size {self.batch_size}",
+                expected="requests one at a time, and the baselines ar, transformers-ar and untrimmed",
+                next_step="give --baselines ar,untrimmed, and leave --batch-size out",
             )
         temperatures = self.temperatures
         if not temperatures or len(set(temperatures)) < len(temperatures):

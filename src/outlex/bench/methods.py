@@ -145,9 +145,16 @@ def build_methods(
     for name, head in zip(told_apart([head.name for head in trimmed]), trimmed, strict=True):
         methods.append(
             DecoderMethod(
-                SpeculativeDecoder(target, drafter, trimmed=head, draft_len=config.draft_len),
+                SpeculativeDecoder(
+                    target,
+                    drafter,
+                    trimmed=head,
+                    cross_tokenizer=config.cross_tokenizer,
+                    draft_len=config.draft_len,
+                ),
                 name=name,
-                description=f"{config.draft_len} draft tokens from {head.base_name}, {head.name} head",
+                description=f"{config.draft_len} draft tokens from {head.base_name}, {head.name} head"
+                + ("" if head.proposal is None or config.cross_tokenizer else f", {head.proposal.name}"),
                 n_draft=head.n_draft,
                 vocab_fingerprint=str(head.describe()["fingerprint"]),
                 ignore_stop_ids=config.ignore_stop_ids,
@@ -162,7 +169,7 @@ def _baseline(config: BenchConfig, name: str, target: LanguageModel, drafter: La
     if drafter is not None:
         own = f"{config.draft_len} draft tokens from {drafter.name}, its whole head"
     return DecoderMethod(
-        SpeculativeDecoder(target, drafter, draft_len=config.draft_len),
+        SpeculativeDecoder(target, drafter, cross_tokenizer=config.cross_tokenizer, draft_len=config.draft_len),
         name=name,
         description=own,
         n_draft=None if drafter is None else drafter.n_rows,

@@ -81,7 +81,7 @@ def markdown(result: BenchResult) -> str:
 
 def _tables(result: BenchResult) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """(title, column names, rows), without columns and rows that have nothing to say."""
-    tables = (("result", _RESULT), ("cost", _COST))
+    tables: tuple[tuple[str, _Columns], ...] = (("result", _RESULT), ("cost", _COST))
     if _batch_size(result) > 1:
         tables = (("acceptance", tuple(column for column in _RESULT if column[0] in _WITHOUT_SECONDS)),)
     for temperature in dict.fromkeys(s.temperature for s in result.summary):

@@ -16,6 +16,7 @@ from outlex.calibration.batch_sampling import sample_batch
 from outlex.calibration.trace_files import add_shard, find_header, prepare_directory
 from outlex.calibration.trace_records import PROMPT_TOP, TracedModel, TracedPrompt, TraceHeader, TraceSettings
 from outlex.calibration.traces import TraceSet
+from outlex.drafters.retokenizing import RetokenizingDrafter
 from outlex.errors import ArtifactError, InputError, NumericalError
 from outlex.models.output_head import output_head
 from outlex.models.runner import BodyRunner
@@ -76,6 +77,7 @@ def collect_traces(
     temperature: float = 1.0,
     seed: int = 0,
     batch_size: int = 8,
+    cross_tokenizer: bool = False,
     on_progress: OnProgress | None = None,
 ) -> TraceSet:
     """Trace prompts into a directory, or go on with what is there.
@@ -94,6 +96,8 @@ def collect_traces(
         temperature: of sampling; 0 is greedy. Without effect on given responses.
         seed: a prompt's random numbers follow from it and from the prompt's id, whatever else is traced.
         batch_size: prompts in one forward pass while sampling.
+        cross_tokenizer: the drafter may have another tokenizer. Its state at a position is then that after the text so
+            far, in its own tokens, see `RetokenizingDrafter`.
         on_progress: called with the prompts done, the prompts asked for, and what comes next.
 
     Raises:
@@ -105,7 +109,8 @@ def collect_traces(
     directory = Path(directory)
     _check_options(max_new_tokens=max_new_tokens, batch_size=batch_size)
     params = SamplingParams(temperature=temperature)
-    is_given = _check_requests(requests, target, drafter, max_new_tokens)
+    longest = target.max_length if cross_tokenizer else min(target.max_length, drafter.max_length)
+    is_given = _check_requests(requests, target, longest, max_new_tokens)
     settings = TraceSettings(
         temperature=None if is_given else float(temperature),
         seed=seed,
@@ -113,13 +118,14 @@ def collect_traces(
         batch_size=batch_size,
     )
     found = find_header(directory)
-    header = _continued(found, _fresh_header(target, drafter, settings), requests, directory)
+    header = _continued(found, _fresh_header(target, drafter, settings, cross_tokenizer), requests, directory)
     prepare_directory(directory, header)
     stop_ids = target.stop_ids
     done = {prompt.id for prompt in header.prompts}
     n_done = sum(request.id in done for request in requests)
     report = on_progress or _silent
-    runners = BodyRunner(target), BodyRunner(drafter)
+    reader = RetokenizingDrafter(target, drafter) if cross_tokenizer else BodyRunner(drafter)
+    runners = BodyRunner(target), reader
     for planned in _batches(requests, batch_size):
         batch = [request for request in planned if request.id not in done]
         if not batch:
@@ -153,7 +159,7 @@ def _batches(requests: Sequence[TraceRequest], batch_size: int) -> Iterator[list
 def _read_texts(
     batch: Sequence[TraceRequest],
     responses: Sequence[list[int]],
-    runners: tuple[BodyRunner, BodyRunner],
+    runners: tuple[BodyRunner, BodyRunner | RetokenizingDrafter],
     *,
     first_index: int,
 ) -> dict[str, Tensor]:
@@ -161,10 +167,7 @@ def _read_texts(
     target_head, tops = output_head(runners[0].loaded), list[Tensor]()
     for name, runner in zip(columns, runners, strict=True):
         for request, response in zip(batch, responses, strict=True):
-            ids = torch.tensor([*request.prompt_ids, *response[:-1]], device=runner.device)
-            runner.reset()
-            # A target padded to more rows may emit an id that the drafter has no embedding for; see IndependentDrafter.
-            hidden, _ = runner.forward(torch.where(ids < runner.n_embeddings, ids, 0))
+            hidden = _hidden(runner, request.prompt_ids, response)
             if not bool(hidden.isfinite().all()):
                 raise NumericalError(
                     f"The hidden states of {runner.loaded.name} hold NaN or infinity",
@@ -175,8 +178,11 @@ def _read_texts(
             if runner is runners[0]:
                 tops.append(_most_probable(target_head, hidden[: len(request.prompt_ids)]).cpu())
             # the state at the prompt's last token predicts the response's first
-            columns[name].append(hidden[len(request.prompt_ids) - 1 :].cpu())
-        runner.reset()  # its cache is as long as the last text
+            columns[name].append(hidden[-len(response) :].cpu())
+        if isinstance(runner, BodyRunner):
+            runner.reset()  # its cache is as long as the last text
+        else:
+            runner.begin()
     lengths = torch.tensor([len(response) for response in responses])
     index = torch.arange(first_index, first_index + len(batch), dtype=torch.int32)
     return {
@@ -187,6 +193,17 @@ def _read_texts(
         "prompt_ids": torch.tensor([i for request in batch for i in request.prompt_ids], dtype=torch.int32),
         "prompt_top": torch.cat(tops),
     }
+
+
+def _hidden(runner: BodyRunner | RetokenizingDrafter, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Tensor:
+    """Final hidden states, the last of them before each token of the response."""
+    if isinstance(runner, RetokenizingDrafter):
+        return runner.states(prompt_ids, response_ids)
+    ids = torch.tensor([*prompt_ids, *response_ids[:-1]], device=runner.device)
+    runner.reset()
+    # A target padded to more rows may emit an id that the drafter has no embedding for; see IndependentDrafter.
+    hidden, _ = runner.forward(torch.where(ids < runner.n_embeddings, ids, 0))
+    return hidden
 
 
 def _most_probable(head: LinearHead, hidden: Tensor) -> Tensor:
@@ -212,16 +229,21 @@ def _uniforms(seed: int, prompt_id: str, n: int) -> Tensor:
     return torch.rand(n, dtype=torch.float64, generator=seeded_generator(own))
 
 
-def _fresh_header(target: LanguageModel, drafter: LanguageModel, settings: TraceSettings) -> TraceHeader:
-    facts = facts_of(target.tokenizer)
-    check_same_tokenizer(facts, facts_of(drafter.tokenizer))
+def _fresh_header(
+    target: LanguageModel, drafter: LanguageModel, settings: TraceSettings, cross_tokenizer: bool
+) -> TraceHeader:
+    facts, own = facts_of(target.tokenizer), facts_of(drafter.tokenizer)
+    if not cross_tokenizer:
+        check_same_tokenizer(facts, own, remedy=", or allow another one with --cross-tokenizer")
     return TraceHeader(
         target=TracedModel.of(target),
         drafter=TracedModel.of(drafter),
         tokenizer_fingerprint=facts.fingerprint,
         n_tokenizer=facts.n_entries,
-        stop_ids=tuple(sorted(target.stop_ids | drafter.stop_ids)),
+        # ids of another tokenizer mean nothing here
+        stop_ids=tuple(sorted(target.stop_ids if cross_tokenizer else target.stop_ids | drafter.stop_ids)),
         settings=settings,
+        drafter_tokenizer=own.fingerprint if cross_tokenizer and own.fingerprint != facts.fingerprint else None,
     )
 
 
@@ -247,7 +269,8 @@ def _continued(
         for request in requests
         if digests.get(request.id, request.digest) != request.digest
     ]
-    if found.tokenizer_fingerprint != fresh.tokenizer_fingerprint:
+    tokenizers = [(header.tokenizer_fingerprint, header.drafter_tokenizer) for header in (found, fresh)]
+    if tokenizers[0] != tokenizers[1]:
         differing.append("another tokenizer")
     if differing:
         raise ArtifactError(
@@ -259,9 +282,7 @@ def _continued(
     return found
 
 
-def _check_requests(
-    requests: Sequence[TraceRequest], target: LanguageModel, drafter: LanguageModel, max_new_tokens: int
-) -> bool:
+def _check_requests(requests: Sequence[TraceRequest], target: LanguageModel, longest: int, max_new_tokens: int) -> bool:
     """Whether the responses are given."""
     n_given = sum(request.response_ids is not None for request in requests)
     ids = [request.id for request in requests]
@@ -272,7 +293,6 @@ def _check_requests(
             expected="at least one prompt, every id once, and a response for all or for none",
             next_step="correct the file of prompts",
         )
-    longest = min(target.max_length, drafter.max_length)
     for request in requests:
         tokens = (*request.prompt_ids, *(request.response_ids or ()))
         if not all(0 <= token_id < target.n_rows for token_id in tokens):

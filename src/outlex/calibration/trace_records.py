@@ -155,6 +155,7 @@ class TraceHeader:
     Attributes:
         target, drafter: the models.
         tokenizer_fingerprint, n_tokenizer: of the target, see `TokenizerFacts`.
+        drafter_tokenizer: fingerprint of the drafter's, if it was let have another one.
         stop_ids: tokens that end a text for either model, ascending.
         settings: how the text came about.
         prompts: in the order of the rows.
@@ -167,6 +168,7 @@ class TraceHeader:
     n_tokenizer: int
     stop_ids: tuple[int, ...] = field(repr=False)
     settings: TraceSettings
+    drafter_tokenizer: str | None = None
     prompts: tuple[TracedPrompt, ...] = field(default=(), repr=False)
     shards: tuple[ShardEntry, ...] = field(default=(), repr=False)
 

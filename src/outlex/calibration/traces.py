@@ -163,10 +163,26 @@ class TraceSet:
         Raises:
             MismatchError: one of them did not.
         """
-        self.check_heads(output_head(target), output_head(drafter))
+        self.check_heads(output_head(target), output_head(drafter), cross_tokenizer=True)
 
-    def check_heads(self, target: LinearHead, drafter: LinearHead) -> None:
-        """The same for the LM heads alone."""
+    def check_heads(self, target: LinearHead, drafter: LinearHead, *, cross_tokenizer: bool = False) -> None:
+        """The same for the LM heads alone.
+
+        Args:
+            target, drafter: the heads.
+            cross_tokenizer: the caller knows that a row of the drafter's head may be another token than the target's of
+                the same number, and maps them (`outlex.vocab.token_bytes.shared_tokens`).
+
+        Raises:
+            MismatchError: other heads, or a drafter with another tokenizer where the caller counts on the same.
+        """
+        if self.header.drafter_tokenizer is not None and not cross_tokenizer:
+            raise MismatchError(
+                "These traces are of a drafter with another tokenizer",
+                got=f"{self.header.drafter.name}, tokenizer {self.header.drafter_tokenizer[:12]}",
+                expected=f"the tokenizer of {self.header.target.name}, {self.header.tokenizer_fingerprint[:12]}",
+                next_step="measure such a pair with `outlex bench --cross-tokenizer`",
+            )
         self.header.target.check(target, role="target")
         self.header.drafter.check(drafter, role="drafter")
 

@@ -12,7 +12,22 @@ import typer
 from typer.core import TyperGroup
 
 from outlex import __version__
-from outlex.cli import bench, count, demo, fit_head, forecast, generate, inspect, merge, trace, trim
+from outlex.cli import (
+    bench,
+    convert,
+    count,
+    demo,
+    diff,
+    experiment,
+    fit,
+    fit_head,
+    forecast,
+    generate,
+    inspect,
+    merge,
+    trace,
+    trim,
+)
 from outlex.cli.failures import EXIT_INTERRUPTED, EXIT_OTHER, explain, flush_stdout, silence_stdout
 from outlex.cli.output import say
 
@@ -95,10 +110,14 @@ for _command in (
     trace.trace,
     trim.trim,
     fit_head.fit_head,
+    fit.fit,
+    experiment.experiment,
     forecast.forecast,
     generate.generate,
     bench.bench,
     inspect.inspect,
+    diff.diff,
+    convert.convert,
 ):
     app.command(_command.__name__.replace("_", "-"), help=_help(_command))(_command)
 

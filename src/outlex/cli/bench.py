@@ -9,6 +9,7 @@ import typer
 
 from outlex.cli.options import (
     MODEL_HELP,
+    CrossTokenizerOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -34,6 +35,7 @@ def bench(
         typer.Option("--prompts", help="JSON lines with 'prompt' or 'messages', and 'id' and 'domain' if you like."),
     ],
     drafter: Annotated[str | None, typer.Option("--drafter", help="A smaller model with the same tokenizer.")] = None,
+    cross_tokenizer: CrossTokenizerOption = False,
     trimmed: Annotated[
         list[Path] | None,
         typer.Option("--trimmed", help="Directory of `outlex trim`; several are several methods."),
@@ -106,6 +108,7 @@ def bench(
         target=target,
         drafter=drafter,
         trimmed=tuple(str(path) for path in trimmed or ()),
+        cross_tokenizer=cross_tokenizer,
         prompts=prompts,
         n_prompts=limit,
         raw=raw,

@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from outlex.cli.options import MODEL_HELP, DeviceOption, DtypeOption, JsonOption, Machine, ThreadsOption
+from outlex.cli.options import (
+    MODEL_HELP,
+    CrossTokenizerOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    Machine,
+    ThreadsOption,
+)
 from outlex.cli.output import emit_json
 from outlex.cli.request import ProposalName, Request
 from outlex.errors import InputError
@@ -26,6 +34,7 @@ def generate(
         str | None,
         typer.Option("--drafter", help="A smaller model with the same tokenizer. Without it: no drafting."),
     ] = None,
+    cross_tokenizer: CrossTokenizerOption = False,
     trimmed: Annotated[
         Path | None,
         typer.Option("--trimmed", help="Directory of `outlex trim`; alone, it also loads its base drafter."),
@@ -58,9 +67,13 @@ def generate(
         typer.Option("--draft-len", min=1, help="Tokens drafted before each target pass.", rich_help_panel=_DRAFTING),
     ] = 4,
     proposal: Annotated[
-        ProposalName,
-        typer.Option("--proposal", help="How draft tokens are drawn.", rich_help_panel=_DRAFTING),
-    ] = ProposalName.tli,
+        ProposalName | None,
+        typer.Option(
+            "--proposal",
+            help="How draft tokens are drawn. Default: as `outlex fit` found for --trimmed, else tli.",
+            rich_help_panel=_DRAFTING,
+        ),
+    ] = None,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the text at the end, in one piece.")] = False,
     show_blocks: Annotated[
         bool,
@@ -86,6 +99,7 @@ def generate(
     request = Request(
         target=target,
         drafter=drafter,
+        cross_tokenizer=cross_tokenizer,
         trimmed=trimmed,
         text=_read_prompt(prompt, prompt_file),
         system=system,

@@ -61,7 +61,8 @@ def _build(request: Request) -> SpeculativeDecoder:
         target,
         drafter,
         trimmed=trimmed,
-        proposal=make_proposal(request.proposal),
+        cross_tokenizer=request.cross_tokenizer,
+        proposal=None if request.proposal is None else make_proposal(request.proposal),
         draft_len=request.draft_len,
     )
 

@@ -61,6 +61,7 @@ def describe_artifact(place: Path, *, target: str | None, machine: Machine) -> d
         )
     if base is not None:
         description["base"] = {"name": base.base_name, "source": base.base_source, "n_rows": base.base_n_rows}
+        description["proposal"] = None if base.stored is None else base.stored.to_json()
     description["vocab"] = None if vocab is None else _vocab(vocab)
     tokenizer: PreTrainedTokenizerBase | None = None
     if target is not None:
@@ -157,6 +158,9 @@ def print_artifact(description: dict[str, Any]) -> None:
         )
     if base is not None:
         facts["base drafter"] = f"{base['name']} ({base['source']}), head of {base['n_rows']:,} rows"
+    proposal = description.get("proposal")
+    if proposal is not None:
+        facts["proposal"] = ": ".join(filter(None, (proposal["name"], proposal.get("reason"))))
     if head is not None:
         facts["head"] = f"{human_bytes(head['n_bytes'])}, {head['dtype']}, {head['hidden_size']} wide"
     if fitted is not None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODEL_HELP",
+    "CrossTokenizerOption",
     "DeviceOption",
     "DtypeOption",
     "JsonOption",
@@ -46,6 +47,12 @@ ThreadsOption = Annotated[
         min=1,
         help="CPU threads. Default: OMP_NUM_THREADS if it is set, else every core this process may use.",
         rich_help_panel=_PANEL,
+    ),
+]
+CrossTokenizerOption = Annotated[
+    bool,
+    typer.Option(
+        "--cross-tokenizer", help="Let --drafter have another tokenizer: it reads the text in its own tokens."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")]

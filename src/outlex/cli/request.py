@@ -39,6 +39,7 @@ class Request:
 
     Attributes:
         target, drafter: what `load_model` loads them by; without drafter it decodes autoregressively.
+        cross_tokenizer: the drafter may have another tokenizer.
         trimmed: directory of a trimmed drafter.
         text: the prompt.
         system: system message.
@@ -46,7 +47,7 @@ class Request:
         params: temperature and filters.
         max_new_tokens, stop, seed: as `SpeculativeDecoder.stream` takes them.
         draft_len: γ.
-        proposal: q ↦ q̃.
+        proposal: q ↦ q̃; None takes the one that the trimmed drafter brings along, else TLI.
         machine: where the models run.
 
     Raises:
@@ -55,6 +56,7 @@ class Request:
 
     target: str
     drafter: str | None
+    cross_tokenizer: bool = False
     trimmed: Path | None
     text: str
     system: str | None
@@ -64,7 +66,7 @@ class Request:
     stop: tuple[str, ...]
     seed: int
     draft_len: int
-    proposal: ProposalName
+    proposal: ProposalName | None
     machine: Machine
 
     def __post_init__(self) -> None:

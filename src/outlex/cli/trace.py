@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outlex.cli.options import MODEL_HELP, DeviceOption, DtypeOption, JsonOption, Machine, ThreadsOption
+from outlex.cli.options import (
+    MODEL_HELP,
+    CrossTokenizerOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    Machine,
+    ThreadsOption,
+)
 from outlex.cli.output import copyable, emit_json, human_bytes, print_facts, say, stdout_console
 from outlex.cli.progress import Ticker
 from outlex.errors import InputError
@@ -32,7 +40,7 @@ class TraceConfig:
         n_prompts: use this many, spread over the domains; None uses all.
         responses_field: field of each line with the response; None lets the target sample.
         raw: take text prompts as they are, without chat template.
-        max_new_tokens, temperature, seed, batch_size: as `collect_traces` takes them.
+        max_new_tokens, temperature, seed, batch_size, cross_tokenizer: as `collect_traces` takes them.
         machine: where the models run.
     """
 
@@ -47,6 +55,7 @@ class TraceConfig:
     temperature: float
     seed: int
     batch_size: int
+    cross_tokenizer: bool
     machine: Machine
 
 
@@ -74,6 +83,7 @@ def trace(
     ] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Each prompt's own seed follows from it and the id.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Prompts sampled in one forward pass.")] = 8,
+    cross_tokenizer: CrossTokenizerOption = False,
     as_json: JsonOption = False,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
@@ -101,6 +111,7 @@ def trace(
         temperature=temperature,
         seed=seed,
         batch_size=batch_size,
+        cross_tokenizer=cross_tokenizer,
         machine=Machine(dtype=dtype, device=device, threads=threads),
     )
     traces = _run(config)
@@ -142,6 +153,7 @@ def _run(config: TraceConfig) -> TraceSet:
                 temperature=config.temperature,
                 seed=config.seed,
                 batch_size=config.batch_size,
+                cross_tokenizer=config.cross_tokenizer,
                 on_progress=ticker.of_total,
             )
         except KeyboardInterrupt:
@@ -193,8 +205,15 @@ def _report(config: TraceConfig, traces: TraceSet) -> dict[str, Any]:
         "n_ended": sum(prompt.finish_reason == "stop" for prompt in traces.prompts),
         "n_bytes": sum(shard.n_bytes for shard in traces.header.shards),
         "domains": domains,
-        "next": copyable(["forecast", "--traces", str(config.output), "--tokens", "RANKING", "--sizes", "4096,16384"]),
+        "next": copyable(_next(config, traces)),
     }
+
+
+def _next(config: TraceConfig, traces: TraceSet) -> list[str]:
+    if traces.header.drafter_tokenizer is None:
+        return ["forecast", "--traces", str(config.output), "--tokens", "RANKING", "--sizes", "4096,16384"]
+    pair = ["--target", config.target, "--drafter", config.drafter, "--cross-tokenizer"]
+    return ["bench", *pair, "--baselines", "ar,untrimmed", "--prompts", str(config.prompts)]
 
 
 def _print(report: dict[str, Any]) -> None:

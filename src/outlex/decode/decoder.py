@@ -1,7 +1,7 @@
 """Speculative decoding of text, one request at a time.
 
 Several prompts are decoded one after the other: batching requests inside one forward pass is what serving engines are
-for, and outlex exports to them.
+for, and outlex exports to them. To measure acceptance, `together.py` shares passes between loops like this one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from outlex.decode.block import BlockDecoder
 from outlex.decode.generation import Generation, Step
 from outlex.decode.stopwatch import Stopwatch
 from outlex.decode.text import TextStream
-from outlex.drafters.artifacts import DraftHeadArtifact
+from outlex.drafters.artifacts import DraftHeadArtifact, proposal_of
 from outlex.drafters.base import Drafter
 from outlex.drafters.independent import IndependentDrafter
+from outlex.drafters.retokenizing import RetokenizingDrafter
 from outlex.errors import InputError
 from outlex.heads.base import DraftHead
 from outlex.models.load import LanguageModel
@@ -38,9 +39,12 @@ class SpeculativeDecoder:
 
     Args:
         target: the model whose law is kept.
-        drafter: a smaller model with the same tokenizer, any `Drafter`, or None to decode autoregressively.
+        drafter: a smaller model with the same tokenizer, any `Drafter` (`RetokenizingDrafter` for a model with another
+            tokenizer), or None to decode autoregressively.
         trimmed: use this trimmed or fitted head instead of the drafter's whole one.
-        proposal: q ↦ q̃; TLI by default.
+        cross_tokenizer: let a loaded drafter have another tokenizer: it becomes a `RetokenizingDrafter`. A proposal
+            that `trimmed` brings along is left out then: it speaks of other tokens.
+        proposal: q ↦ q̃; by default the one that the trimmed or fitted head brings along, else TLI.
         draft_len: γ, tokens drafted before each target pass.
 
     Raises:
@@ -54,6 +58,7 @@ class SpeculativeDecoder:
         drafter: LanguageModel | Drafter | None = None,
         *,
         trimmed: DraftHeadArtifact | None = None,
+        cross_tokenizer: bool = False,
         proposal: Proposal | None = None,
         draft_len: int = 4,
     ) -> None:
@@ -66,16 +71,24 @@ class SpeculativeDecoder:
             )
         self.loaded = target
         self.target: Target = TargetRunner(target)
+        if cross_tokenizer and isinstance(drafter, LanguageModel):
+            drafter, trimmed = RetokenizingDrafter(target, drafter, trimmed=trimmed), None
         self._trimmed = trimmed
         self.drafter = self._as_drafter(target, drafter, trimmed)
-        self.proposal = proposal or Tli()
+        if proposal is None and trimmed is not None:
+            proposal = proposal_of(trimmed, n_target=self.target.n_target, device=target.device)
+        self.proposal: Proposal = proposal or Tli()
         self.draft_len = draft_len
 
     def _as_drafter(
         self, target: LanguageModel, drafter: LanguageModel | Drafter | None, trimmed: DraftHeadArtifact | None
     ) -> Drafter | None:
         if isinstance(drafter, LanguageModel):
-            check_same_tokenizer(facts_of(target.tokenizer), facts_of(drafter.tokenizer))
+            check_same_tokenizer(
+                facts_of(target.tokenizer),
+                facts_of(drafter.tokenizer),
+                remedy=", or allow another one: --cross-tokenizer (cross_tokenizer=True in Python)",
+            )
             n_target = self.target.n_target
             if trimmed is None:
                 return IndependentDrafter(drafter, n_target=n_target)
@@ -85,7 +98,10 @@ class SpeculativeDecoder:
                 "A trimmed or fitted head needs the drafter it was made for",
                 got="no loaded drafter model",
                 expected=f"drafter=load_model({trimmed.base_source!r})",
+                next_step="a RetokenizingDrafter takes its trimmed head itself: RetokenizingDrafter(..., trimmed=...)",
             )
+        if isinstance(drafter, RetokenizingDrafter):
+            drafter.check_target(target)
         return drafter
 
     def new_head(self) -> DraftHead:

@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 from outlex.artifact import read_manifest
 from outlex.drafters.fitted import KIND as FITTED
 from outlex.drafters.fitted import FittedHead
+from outlex.drafters.stored_proposal import StoredProposal
 from outlex.drafters.trimmed import KIND as TRIMMED
 from outlex.drafters.trimmed import TrimmedDrafter
 from outlex.errors import ArtifactError
 from outlex.heads.base import DraftHead
 from outlex.heads.linear import LinearHead
+from outlex.proposals.base import Proposal
+from outlex.proposals.tli import Tli
 
 if TYPE_CHECKING:
+    import torch
+
     from outlex.models.language_model import LanguageModel
 
-__all__ = ["DraftHeadArtifact", "load_draft_head", "told_apart"]
+__all__ = ["DraftHeadArtifact", "load_draft_head", "proposal_of", "told_apart"]
 
 
 class DraftHeadArtifact(Protocol):
@@ -45,8 +50,19 @@ class DraftHeadArtifact(Protocol):
     def tokenizer_fingerprint(self) -> str:
         """Of the tokenizer whose ids it speaks of."""
 
+    @property
+    def stored(self) -> StoredProposal | None:
+        """How draft tokens are drawn from its scores, if `outlex fit` was asked."""
+
+    @property
+    def proposal(self) -> Proposal | None:
+        """The proposal of `stored`; None where nothing was fitted, and where TLI was found to be best."""
+
     def describe(self) -> dict[str, Any]:
         """Sizes, fingerprints and origin, as JSON values."""
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write the artifact; an existing one is replaced whole or not at all."""
 
     def head_from(self, full: LinearHead, *, n_target: int) -> DraftHead:
         """The head, ready to score; `full` is the drafter's own.
@@ -59,7 +75,7 @@ class DraftHeadArtifact(Protocol):
         """The same, with the tokenizer checked too."""
 
 
-def load_draft_head(directory: str | os.PathLike[str]) -> DraftHeadArtifact:
+def load_draft_head(directory: str | os.PathLike[str]) -> TrimmedDrafter | FittedHead:
     """Read what `outlex trim` or `outlex fit-head` wrote.
 
     Raises:
@@ -76,6 +92,19 @@ def load_draft_head(directory: str | os.PathLike[str]) -> DraftHeadArtifact:
         expected=f"{TRIMMED} or {FITTED}",
         next_step="make one with `outlex trim` or `outlex fit-head`",
     )
+
+
+def proposal_of(artifact: DraftHeadArtifact, *, n_target: int, device: torch.device) -> Proposal:
+    """The proposal in an artifact, on a device; TLI where there is none.
+
+    Raises:
+        MismatchError: it was fitted for a target's head of another width.
+    """
+    stored = artifact.stored
+    if stored is None or stored.proposal is None:
+        return Tli()
+    stored.check_target(n_target)
+    return stored.proposal.to(device)
 
 
 def told_apart(names: Sequence[str]) -> list[str]:

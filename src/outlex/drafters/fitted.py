@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from outlex.artifact import read_artifact, write_artifact
+from outlex.drafters.stored_proposal import StoredProposal, put_proposal, take_proposal
 from outlex.errors import ArtifactError, InputError, MismatchError
 from outlex.heads.base import DraftHead
 from outlex.heads.in_context import InContextHead
@@ -23,6 +24,7 @@ from outlex.heads.preview_fit import PreviewFactor
 from outlex.heads.quantized_rows import QuantizedRows
 from outlex.heads.request_tokens import RequestTokens
 from outlex.models.output_head import output_head
+from outlex.proposals.restoring import Restoring
 from outlex.vocab.sub_vocab import SubVocab
 from outlex.vocab.tokenizer_facts import facts_of
 
@@ -80,6 +82,7 @@ class FittedHead:
         head_fingerprint: of its head, see `LinearHead.fingerprint`.
         tokenizer_fingerprint: of its tokenizer.
         provenance: how it was fitted, JSON values.
+        stored: how draft tokens are drawn; None where nothing was fitted.
     """
 
     method: Method
@@ -92,6 +95,7 @@ class FittedHead:
     head_fingerprint: str
     tokenizer_fingerprint: str
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    stored: StoredProposal | None = None
 
     def __post_init__(self) -> None:
         wanted = {"preview": (True, False), "in-context": (False, True), "both": (True, False)}.get(self.method)
@@ -118,6 +122,11 @@ class FittedHead:
         static = 0 if self.vocab is None else self.vocab.n_draft
         return static + (0 if self.preview is None else self.shortlists.n_exact)
 
+    @property
+    def proposal(self) -> Restoring | None:
+        """How draft tokens are drawn; None is TLI."""
+        return None if self.stored is None else self.stored.proposal
+
     def describe(self) -> dict[str, Any]:
         """Sizes, fingerprints and origin, as JSON values."""
         preview = self.preview
@@ -125,6 +134,7 @@ class FittedHead:
             "method": self.method,
             "n_draft": self.n_draft,
             "base": self.base_name,
+            "proposal": None if self.stored is None else self.stored.name,
             "fingerprint": self.head_fingerprint,
             "shortlists": vars(self.shortlists).copy(),
             "preview": None
@@ -162,6 +172,7 @@ class FittedHead:
             "preview": preview_config,
             "provenance": dict(self.provenance),
         }
+        config, tensors = put_proposal(config, tensors, self.stored)
         write_artifact(directory, kind=KIND, config=config, tensors=tensors)
 
     @classmethod
@@ -176,6 +187,7 @@ class FittedHead:
         try:
             config: dict[str, Any] = artifact.config
             base = config["base"]
+            stored = take_proposal(config, tensors)
             preview = None if config["preview"] is None else _preview_from(config["preview"], tensors)
             return cls(
                 method=config["method"],
@@ -188,6 +200,7 @@ class FittedHead:
                 head_fingerprint=str(base["head_fingerprint"]),
                 tokenizer_fingerprint=str(base["tokenizer_fingerprint"]),
                 provenance=dict(config["provenance"]),
+                stored=stored,
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ArtifactError(

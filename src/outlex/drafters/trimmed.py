@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from outlex.artifact import read_artifact, write_artifact
+from outlex.drafters.stored_proposal import StoredProposal, put_proposal, take_proposal
 from outlex.errors import ArtifactError, MismatchError
 from outlex.heads.linear import LinearHead, TrimmedHead, trim_head
 from outlex.models.output_head import output_head
+from outlex.proposals.restoring import Restoring
 from outlex.vocab.sub_vocab import SubVocab
 from outlex.vocab.tokenizer_facts import facts_of
 
@@ -37,6 +39,7 @@ class TrimmedDrafter:
         base_name: short name of the drafter.
         base_source: what `load_model` loads it by.
         base_n_rows: rows of its whole head, padding included.
+        stored: how draft tokens are drawn; None where nothing was fitted.
     """
 
     vocab: SubVocab
@@ -44,6 +47,7 @@ class TrimmedDrafter:
     base_name: str
     base_source: str
     base_n_rows: int
+    stored: StoredProposal | None = None
 
     @property
     def name(self) -> str:
@@ -60,12 +64,18 @@ class TrimmedDrafter:
         """Of the tokenizer whose ids it speaks of."""
         return self.vocab.tokenizer_fingerprint
 
+    @property
+    def proposal(self) -> Restoring | None:
+        """How draft tokens are drawn; None is TLI."""
+        return None if self.stored is None else self.stored.proposal
+
     def describe(self) -> dict[str, Any]:
         """Sizes, fingerprint and origin, as JSON values."""
         return {
             "n_draft": self.n_draft,
             "head_bytes": self.linear.n_bytes,
             "base": self.base_name,
+            "proposal": None if self.stored is None else self.stored.name,
             "fingerprint": self.vocab.fingerprint,
             "provenance": dict(self.vocab.provenance),
         }
@@ -81,6 +91,7 @@ class TrimmedDrafter:
             "head": {"scale": self.linear.scale, "softcap": self.linear.softcap},
             "vocab": vocab_config,
         }
+        config, tensors = put_proposal(config, tensors, self.stored)
         write_artifact(directory, kind=KIND, config=config, tensors=tensors)
 
     @classmethod
@@ -94,6 +105,7 @@ class TrimmedDrafter:
         tensors = dict(artifact.tensors)
         try:
             config: dict[str, Any] = artifact.config
+            stored = take_proposal(config, tensors)
             linear = LinearHead(
                 weight=tensors.pop("head_weight"),
                 bias=tensors.pop("head_bias", None),
@@ -106,6 +118,7 @@ class TrimmedDrafter:
                 base_name=str(config["base"]["name"]),
                 base_source=str(config["base"]["source"]),
                 base_n_rows=int(config["base"]["n_rows"]),
+                stored=stored,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from outlex.calibration.traces import TraceSet
-from outlex.drafters.artifacts import told_apart
+from outlex.drafters.artifacts import proposal_of, told_apart
 from outlex.drafters.trimmed import TrimmedDrafter
 from outlex.errors import MismatchError
 from outlex.heads.linear import LinearHead, trim_head
+from outlex.proposals.base import Proposal
+from outlex.proposals.tli import Tli
 from outlex.vocab.sub_vocab import SubVocab
 from outlex.vocab.token_map import TokenMap
 
@@ -35,13 +37,15 @@ class Candidate:
         name: "untrimmed", "trimmed-<size>" or the name of the fitted head, with "#1", "#2" … where one comes twice.
         ids: int64 [n_draft], its target ids; None for every row of the drafter's head.
         n_draft: rows of the draft head, at least.
-        head: scores in place of rows of the drafter's head; `ids` is None then.
+        head: scores in place of rows of the drafter's head; `ids` is None then. Candidates may share one.
+        proposal: q ↦ q̃ unless the forecast is asked for another.
     """
 
     name: str
     ids: Tensor | None = field(default=None, repr=False)
     n_draft: int
     head: DraftHead | None = field(default=None, repr=False)
+    proposal: Proposal = field(default_factory=Tli, repr=False)
 
     def step_s(self, times: StepTimes) -> float | None:
         """Seconds of a draft step; None where the times do not reach."""
@@ -76,9 +80,12 @@ def candidates_for(
     """
     found = [Candidate(name=UNTRIMMED, n_draft=drafter_head.n_rows)]
     for name, given in zip(names_of(given_ones), given_ones, strict=True):
+        proposal: Proposal = Tli()
+        if not isinstance(given, SubVocab):
+            proposal = proposal_of(given, n_target=target_head.n_rows, device=target_head.weight.device)
         if not isinstance(given, (SubVocab, TrimmedDrafter)):
             head = given.head_from(drafter_head, n_target=target_head.n_rows)
-            found.append(Candidate(name=name, n_draft=given.n_draft, head=head))
+            found.append(Candidate(name=name, n_draft=given.n_draft, head=head, proposal=proposal))
             continue
         vocab = given.vocab if isinstance(given, TrimmedDrafter) else given
         traces.check_vocab(vocab.tokenizer_fingerprint, vocab.n_tokenizer, what=name)
@@ -91,7 +98,7 @@ def candidates_for(
                 next_step=f"trim {traces.header.drafter.source!r}, or trace the pair with {given.base_source!r}",
             )
         ids = vocab.with_target_width(target_head.n_rows).draft_to_target
-        found.append(Candidate(name=name, ids=ids, n_draft=vocab.n_draft))
+        found.append(Candidate(name=name, ids=ids, n_draft=vocab.n_draft, proposal=proposal))
     return found
 
 

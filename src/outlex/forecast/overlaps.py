@@ -25,6 +25,7 @@ from outlex.verify import overlap
 
 if TYPE_CHECKING:
     from outlex.calibration.traces import TraceSet
+    from outlex.heads.base import DraftHead
     from outlex.heads.linear import LinearHead
 
 __all__ = ["OverlapTable", "Overlaps", "overlap_table"]
@@ -75,7 +76,7 @@ def overlap_table(
     drafter_head: LinearHead,
     candidates: Sequence[Candidate],
     temperatures: Sequence[float],
-    proposal: Proposal,
+    proposal: Proposal | None,
     tokens_per_pass: int,
     on_progress: Callable[[int, int], None],
 ) -> OverlapTable:
@@ -86,7 +87,7 @@ def overlap_table(
         target_head, drafter_head: of the pair, whole, on one device.
         candidates: what to compare.
         temperatures: of both laws.
-        proposal: q ↦ q̃.
+        proposal: q ↦ q̃ of all candidates; None takes each one's own.
         tokens_per_pass: that heads which follow the request are shown at once.
         on_progress: called with the positions done and all positions.
 
@@ -96,11 +97,11 @@ def overlap_table(
     """
     device, dtype = target_head.weight.device, target_head.weight.dtype
     groups = families(candidates, n_target=target_head.n_rows, device=device)
-    replays = {
-        i: Replay(candidate.head, traces, tokens_per_pass=tokens_per_pass)
-        for i, candidate in enumerate(candidates)
-        if candidate.head is not None
-    }
+    replays: dict[DraftHead, Replay] = {}  # one a head, whoever shares it: replaying moves the head along
+    for candidate in candidates:
+        if candidate.head is not None and candidate.head not in replays:
+            replays[candidate.head] = Replay(candidate.head, traces, tokens_per_pass=tokens_per_pass)
+    laws = [proposal or candidate.proposal for candidate in candidates]
     n = len(traces)
     sums = {(i, t): np.empty((3, n)) for i in range(len(candidates)) for t in temperatures}
     half_of_row = (traces.prompt_index.to(torch.int64) % 2).to(torch.float32).to(device)
@@ -109,9 +110,11 @@ def overlap_table(
         on_progress(rows.start, n)
         target_logits = target_head.logits(traces.target_hidden[rows].to(device, dtype))
         hidden = traces.drafter_hidden[rows].to(device, drafter_head.weight.dtype)
-        logits = drafter_head.logits(hidden)
-        scores = [_scores(group, logits, hidden) for group in groups]
-        replayed = {index: list(replay.scores(rows, hidden, target_logits)) for index, replay in replays.items()}
+        scores = []
+        if groups:
+            logits = drafter_head.logits(hidden)
+            scores = [_scores(group, logits, hidden) for group in groups]
+        replayed = {head: list(replay.scores(rows, hidden, target_logits)) for head, replay in replays.items()}
         text = traces.token_ids[rows].to(device)
         odd = half_of_row[rows]
         halves = torch.stack([1 - odd, odd])
@@ -124,21 +127,23 @@ def overlap_table(
                 hot = p if group.order is None else p.index_select(-1, group.order)
                 for (index, _), of_member in zip(group.members, of_group, strict=True):
                     columns = hot[:, : of_member.token_map.n_draft]
-                    found = _judged(proposal.law(of_member, params), p, columns, columns, text)
+                    found = _judged(laws[index].law(of_member, params), p, columns, columns, text)
                     sums[index, temperature][:, rows] = found.cpu().numpy()
-            for index, parts in replayed.items():
+            for head, parts in replayed.items():
+                sharing = [i for i, candidate in enumerate(candidates) if candidate.head is head]
                 for own, part in parts:
                     columns = _columns(p[own], part)
                     left_in = columns.masked_fill(part.logits[:, : columns.shape[1]] == -torch.inf, 0.0)
-                    found = _judged(proposal.law(part, params), p[own], columns, left_in, text[own])
-                    sums[index, temperature][:, rows][:, own] = found.cpu().numpy()
+                    for index in sharing:
+                        found = _judged(laws[index].law(part, params), p[own], columns, left_in, text[own])
+                        sums[index, temperature][:, rows][:, own] = found.cpu().numpy()
     on_progress(n, n)
     a_row = traces.header.drafter.head_bytes / traces.header.drafter.n_rows
     sizes = [
-        (replays[i].mean_tokens, replays[i].mean_bytes)
-        if i in replays
-        else (candidate.n_draft, candidate.n_draft * a_row)
-        for i, candidate in enumerate(candidates)
+        (candidate.n_draft, candidate.n_draft * a_row)
+        if candidate.head is None
+        else (replays[candidate.head].mean_tokens, replays[candidate.head].mean_bytes)
+        for candidate in candidates
     ]
     n_odd = int(half_of_row.sum())
     return OverlapTable(

@@ -14,7 +14,6 @@ from outlex.forecast.result import Cell, Forecast, Verdict
 from outlex.forecast.step_times import StepTimes
 from outlex.forecast.verdicts import verdicts_of
 from outlex.proposals.base import Proposal
-from outlex.proposals.tli import Tli
 from outlex.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from outlex.heads.linear import LinearHead
     from outlex.vocab.sub_vocab import SubVocab
 
-__all__ = ["forecast"]
+__all__ = ["forecast", "nearest_set"]
 
 _FEW_PROMPTS = 8
 OnProgress = Callable[[int, int, str], None]
@@ -53,7 +52,7 @@ def forecast(
         candidates: draft vocabularies, trimmed drafters and fitted heads to compare.
         temperatures: of decoding; 0 is greedy.
         draft_lens: γ.
-        proposal: q ↦ q̃; TLI by default.
+        proposal: q ↦ q̃ of all candidates; by default each one's own: what its artifact holds, else TLI.
         times: step times; without them speed is forecast in bytes only.
         tokens_per_pass: heads that follow the request are shown the text in blocks of so many tokens, because in
             decoding they learn what was verified once a target pass. Give τ, rounded, if you know it: more tokens a
@@ -67,11 +66,10 @@ def forecast(
     """
     sets = [traces] if isinstance(traces, TraceSet) else list(traces)
     _check(sets, temperatures, draft_lens, tokens_per_pass)
-    proposal = proposal or Tli()
     for one in sets:
         one.check_heads(target_head, drafter_head)
     named = candidates_for(candidates, traces=sets[0], target_head=target_head, drafter_head=drafter_head)
-    set_of = {temperature: _nearest(sets, temperature) for temperature in temperatures}
+    set_of = {temperature: nearest_set(sets, temperature) for temperature in temperatures}
     n_total = sum(len(sets[i]) for i in set(set_of.values()))
     n_before, tables = 0, dict[int, OverlapTable]()
     report = on_progress or _silent
@@ -101,7 +99,7 @@ def forecast(
                     temperature=temperature,
                     draft_len=draft_len,
                     own_text=one.temperature == temperature,
-                    times=times,
+                    times=None if times is None else times.at(temperature),
                 )
             )
             cells += found
@@ -113,7 +111,7 @@ def forecast(
     return Forecast(
         target=sets[0].header.target.name,
         drafter=sets[0].header.drafter.name,
-        proposal=proposal.name,
+        proposal=", ".join(dict.fromkeys(one.proposal.name for one in named)) if proposal is None else proposal.name,
         cells=tuple(cells),
         verdicts=tuple(verdicts),
         notes=tuple(_notes(sets, set_of, draft_lens, cells, named, times)),
@@ -139,7 +137,7 @@ def _check(
         )
 
 
-def _nearest(sets: Sequence[TraceSet], temperature: float) -> int:
+def nearest_set(sets: Sequence[TraceSet], temperature: float) -> int:
     """Index of the set sampled at this temperature, or at the nearest; given responses come last."""
 
     def distance(i: int) -> float:

@@ -17,12 +17,13 @@ from torch import Tensor
 from outlex.errors import InputError, NumericalError
 from outlex.proposals.base import DraftScores, HotLaw, ProposalLaw
 from outlex.proposals.cold_groups import ColdTokens
+from outlex.proposals.mixture_gains import Contest, best_weight
 from outlex.proposals.restoring import Restoring
 from outlex.proposals.tli import Tli
 from outlex.randomness import Randomness
 from outlex.sampling import SamplingParams, probabilities
 
-__all__ = ["Mixed", "MixedLaw"]
+__all__ = ["GRID", "Mixed", "MixedLaw"]
 
 GRID = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -82,8 +83,7 @@ class Mixed(Restoring):
         if self.estimator is None:
             share = hot.probs.new_full((hot.probs.shape[0],), row[0])
         else:
-            found = _ranges(self.estimator.cold_mass(scores, params), self._edges)
-            share = self._table[at][found].to(hot.probs.dtype)
+            share = self._table[at][self.ranges(scores, params)].to(hot.probs.dtype)
         return MixedLaw(hot, self.inner.restore(hot, scores, params), share)
 
     @classmethod
@@ -92,21 +92,22 @@ class Mixed(Restoring):
         inner: Restoring,
         batches: Iterable[tuple[DraftScores, Tensor]],
         *,
+        clusters: Tensor | None = None,
         temperatures: tuple[float, ...] = (1.0,),
         edges: tuple[float, ...] = (),
         estimator: ColdTokens | None = None,
         grid: tuple[float, ...] = GRID,
-        margin: float = 2.0,
+        margin: float = 1.0,
     ) -> Mixed:
         """Choose λ for each temperature and range: the best of a grid, if its gain over TLI is more than noise.
 
         Args:
             inner: r.
             batches: the draft head's scores and the target's logits [n, n_target] of the same positions; read once.
+            clusters: int64, the prompt of each position of all batches; None takes positions for independent.
             temperatures, edges, estimator: what λ may depend on.
             grid: values of λ to try, 0 among them.
-            margin: λ > 0 must gain so many standard errors of the mean over positions. Positions of one prompt resemble
-                each other, so the standard error is too small: keep the margin at 2 or more.
+            margin: see `outlex.proposals.mixture_gains.best_weight`.
 
         Raises:
             InputError: no positions, 0 is not in the grid, or λ cannot depend on what is given.
@@ -123,31 +124,40 @@ class Mixed(Restoring):
         # what λ may depend on is checked before the work, not after it
         nothing = ((0.0,) * (len(edges) + 1),) * len(temperatures)
         tli = cls(inner=inner, weights=nothing, temperatures=temperatures, edges=edges, estimator=estimator)
-        # sums of gain, of squared gain, and of 1
-        sums = torch.zeros(len(temperatures), len(edges) + 1, len(grid), 3, dtype=torch.float64)
+        gains: list[list[Tensor]] = [[] for _ in temperatures]
+        ranges: list[list[Tensor]] = [[] for _ in temperatures]
         for scores, target_logits in batches:
             for at, temperature in enumerate(temperatures):
                 params = SamplingParams(temperature=temperature)
-                p = probabilities(target_logits, params)
                 hot = Tli().law(scores, params)
-                gains = _gains(hot, inner.restore(hot, scores, params), p, grid).cpu()
-                found = torch.zeros(len(gains), dtype=torch.int64)
-                if estimator is not None:
-                    found = _ranges(estimator.cold_mass(scores, params), tli._edges).cpu()
-                sums[at].index_add_(0, found, torch.stack([gains, gains.square(), torch.ones_like(gains)], -1))
-        if not bool(sums[..., 2].any()):
+                contest = Contest.of(hot, probabilities(target_logits, params))
+                gains[at].append(contest.gains(inner.restore(hot, scores, params), grid))
+                ranges[at].append(tli.ranges(scores, params))
+        if not gains[0]:
             raise InputError(
                 "There is no position to calibrate on",
                 expected="at least one batch",
                 next_step="trace the pair with `outlex trace`",
             )
-        if bool(sums.isnan().any()):
-            raise NumericalError(
-                "λ cannot be chosen: the logits or the hidden states hold NaN or infinity",
-                expected="finite numbers",
-                next_step="trace again in float32 (--dtype float32)",
-            )
-        return replace(tli, weights=tuple(tuple(_best(cell, grid, margin) for cell in row) for row in sums))
+        weights = []
+        for of_one, found in zip(map(torch.cat, gains), map(torch.cat, ranges), strict=True):
+            if bool(of_one.isnan().any()):
+                raise NumericalError(
+                    "λ cannot be chosen: the logits or the hidden states hold NaN or infinity",
+                    expected="finite numbers",
+                    next_step="trace again in float32 (--dtype float32)",
+                )
+            own = torch.arange(len(of_one), device=of_one.device) if clusters is None else clusters
+            cells = [found == i for i in range(len(edges) + 1)]
+            weights.append(tuple(best_weight(of_one[cell], own[cell], grid, margin=margin) for cell in cells))
+        return replace(tli, weights=tuple(weights))
+
+    def ranges(self, scores: DraftScores, params: SamplingParams) -> Tensor:
+        """Which range of the cold mass each position is in: int64 [n]."""
+        if self.estimator is None:
+            return torch.zeros(scores.logits.shape[0], dtype=torch.int64, device=scores.logits.device)
+        mass = self.estimator.cold_mass(scores, params).double()
+        return torch.bucketize(mass, self._edges, right=True)
 
 
 class MixedLaw:
@@ -170,25 +180,3 @@ class MixedLaw:
 
     def dense(self) -> Tensor:
         return self._hot.dense() + self._share.unsqueeze(-1) * self._inner.dense()
-
-
-def _ranges(mass: Tensor, edges: Tensor) -> Tensor:
-    """Which range each estimated cold mass is in: [n] -> int64 [n]."""
-    return torch.bucketize(mass.double(), edges, right=True)
-
-
-def _gains(hot: HotLaw, inner: ProposalLaw, p: Tensor, grid: tuple[float, ...]) -> Tensor:
-    """β(λ) − β(0) at each position and λ: [n, len(grid)], float64."""
-    q, r = hot.dense(), inner.dense()
-    betas = [torch.minimum(p, torch.lerp(q, r, share)).sum(-1, dtype=torch.float64) for share in grid]
-    return torch.stack([beta - betas[0] for beta in betas], -1)
-
-
-def _best(sums: Tensor, grid: tuple[float, ...], margin: float) -> float:
-    """λ of the largest mean gain; 0 where that is not clearly above 0: sums [len(grid), 3]."""
-    total, squares, n = sums.unbind(-1)
-    mean = total / n.clamp_min(1)
-    deviation = (squares / n.clamp_min(1) - mean.square()).clamp_min(0).sqrt()
-    best = int(mean.argmax())
-    error = float(deviation[best]) / max(1.0, float(n[best])) ** 0.5
-    return grid[best] if float(mean[best]) > margin * error else 0.0

@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from outlex.affinity.base import Affinity, neighbourhood
 from outlex.affinity.distributions import scaled_rows
 from outlex.errors import InputError
 from outlex.proposals.base import DraftScores, HotLaw, ProposalLaw
@@ -74,6 +75,41 @@ class SparseKernel(Restoring):
             "_column_weights": weights.flatten()[order],
         }.items():
             object.__setattr__(self, name, value)
+
+    @classmethod
+    def of_affinity(
+        cls,
+        affinity: Affinity,
+        sources: Tensor,
+        *,
+        temperature: float,
+        n_neighbours: int,
+        among: Tensor | None = None,
+    ) -> SparseKernel:
+        """RDK with r entries a row: softmax(Ω / T_Ω) over a token itself and its nearest neighbours.
+
+        Args:
+            affinity: Ω.
+            sources: int64 [R], tokens that get a row, as ids of the target.
+            temperature: T_Ω > 0.
+            n_neighbours: r, the token itself included.
+            among: int64 [m], tokens that may be neighbours, besides the token itself.
+
+        Raises:
+            InputError: numbers out of range.
+        """
+        if not 0 < temperature < float("inf"):
+            raise InputError(
+                "No kernel can be made so",
+                got=f"temperature={temperature}",
+                expected="a finite temperature above 0",
+                next_step="co-occurrence is made for temperature 1, cosines for 0.1",
+            )
+        ids, heights = neighbourhood(affinity, sources, n_neighbours=n_neighbours, among=among)
+        heights = heights.double() / temperature
+        alone = (heights == -torch.inf).all(-1)
+        heights[:, 0] = torch.where(alone, 0.0, heights[:, 0])  # no affinity to anything: it keeps its mass
+        return cls(sources=sources, neighbours=ids, weights=heights.softmax(-1).float(), n_target=affinity.n_target)
 
     def restore(self, hot: HotLaw, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
         del scores, params

@@ -94,11 +94,15 @@ def facts_of(tokenizer: PreTrainedTokenizerBase) -> TokenizerFacts:
     )
 
 
-def check_same_tokenizer(target: TokenizerFacts, drafter: TokenizerFacts) -> int:
+def check_same_tokenizer(target: TokenizerFacts, drafter: TokenizerFacts, *, remedy: str = "") -> int:
     """Check that every id means the same piece to both; returns how many entries they share.
 
     One may have more pieces at the end (tokens added later): ids up to there mean the same, and the
     rest are simply unknown to the other side.
+
+    Args:
+        target, drafter: the two tokenizers.
+        remedy: what else the caller can do with a pair that differs, for the message.
 
     Raises:
         MismatchError: some id that both have means different pieces.
@@ -116,7 +120,7 @@ def check_same_tokenizer(target: TokenizerFacts, drafter: TokenizerFacts) -> int
             "The target and the drafter have different tokenizers",
             got=f"{len(wrong)} of {n_shared} shared ids mean different pieces ({examples})",
             expected="the same piece for every id that both have",
-            next_step="choose a drafter of the target's own family, with the same tokenizer",
+            next_step=f"choose a drafter of the target's own family, with the same tokenizer{remedy}",
         )
     return n_shared
 
