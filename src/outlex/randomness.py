@@ -91,12 +91,16 @@ def inverse_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
         to look, `verify` does.
     """
     n, m = probs.shape
+    uniforms = uniforms.unsqueeze(-1)
+    if m <= _BLOCK:
+        running = probs.cumsum(-1, dtype=torch.float64)
+        return _invert(running, uniforms * running[:, -1:])[0].squeeze(-1)
     n_blocks = -(-m // _BLOCK)
     if n_blocks * _BLOCK != m:
         probs = F.pad(probs, (0, n_blocks * _BLOCK - m))
     blocks = probs.view(n, n_blocks, _BLOCK)
     running = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
-    block, rest = _invert(running, uniforms.unsqueeze(-1) * running[:, -1:])
+    block, rest = _invert(running, uniforms * running[:, -1:])
     inside = blocks.gather(1, block.unsqueeze(-1).expand(n, 1, _BLOCK)).squeeze(1).double().cumsum(-1)
     index, _ = _invert(inside, rest)
     return (block * _BLOCK + index).squeeze(-1).clamp_max(m - 1)  # past the end only in a row of NaN
