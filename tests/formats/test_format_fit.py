@@ -70,6 +70,17 @@ def test_padding_is_no_difference() -> None:
     assert any("both are padding after 10 tokens" in line for line in found.findings)
 
 
+@pytest.mark.parametrize("n_rows", [2_000_000, 10])
+def test_a_head_of_quite_another_width_is_another_vocabulary(n_rows: int) -> None:
+    pieces = [str(i) for i in range(5000)]
+    target = TargetFacts(name="t", n_rows=5000, facts=plain(pieces))
+    found = fit(a_map([1, 9], n_target=n_rows), target, made_for=None)
+    assert found.verdict == "no"
+    assert "more than padding" in found.findings[0]
+    # whose tokens they are says more than a width
+    assert fit(a_map([1, 9], n_target=n_rows), target, made_for=plain(pieces)).verdict == "yes"
+
+
 def test_an_id_in_the_padding_or_beyond_the_head_does_not_fit() -> None:
     pieces = [str(i) for i in range(10)]
     target = TargetFacts(name="t", n_rows=14, facts=plain(pieces))

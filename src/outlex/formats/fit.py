@@ -10,6 +10,7 @@ from outlex.vocab.tokenizer_facts import TokenizerFacts
 
 __all__ = ["Fit", "Relation", "TargetFacts", "fit", "relation"]
 
+_MOST_PADDING = 2048  # rows: heads are padded to multiples of 64 to 1,024
 RelationKind = Literal["same", "added", "reordered", "different"]
 
 
@@ -88,12 +89,16 @@ def fit(map_file: MapFile, target: TargetFacts, *, made_for: TokenizerFacts | No
         wrong.append(f"id {highest:,} is beyond the {target.n_rows:,} rows of {target.name}'s head")
     if n_padding:
         wrong.append(f"{n_padding:,} ids are padding of the head: {target.name} has {n_entries:,} tokens")
+    proven = _tokenizer(map_file, target, made_for, findings, wrong)
     if map_file.n_target is not None and map_file.n_target != target.n_rows:
         line = f"the map is for a head of {map_file.n_target:,} rows, {target.name} has {target.n_rows:,}"
-        if min(map_file.n_target, target.n_rows) >= n_entries:
+        is_near = abs(map_file.n_target - n_entries) <= _MOST_PADDING
+        if is_near and min(map_file.n_target, target.n_rows) >= n_entries:
             line += f": both are padding after {n_entries:,} tokens, and no id changes"
-        findings.append(line)
-    proven = _tokenizer(map_file, target, made_for, findings, wrong)
+        if is_near or proven:
+            findings.insert(0, line)
+        else:
+            wrong.append(f"{line}, and {n_entries:,} tokens: more than padding, so it is another vocabulary's")
     if wrong:
         return Fit(verdict="no", findings=(*wrong, *findings), n_padding=n_padding)
     return Fit(verdict="yes" if proven else "unproven", findings=tuple(findings), n_padding=n_padding)
