@@ -33,6 +33,14 @@ def test_heads() -> None:
     assert script["markdown"](rows) in page("heads.md")
 
 
+@pytest.mark.parametrize("name", ["only_code", "without_code"])
+def test_heads_fitted_to_other_domains(name: str) -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "heads" / "acceptance.py"))
+    rows = recorded(f"heads/acceptance_{name}.json")["rows"]
+    heads = [head for head in dict.fromkeys(row["head"] for row in rows) if "preview" in head and "2%" not in head]
+    assert script["by_domain"](rows, heads=heads) in page("heads.md")
+
+
 def test_lists_by_ranking() -> None:
     script = runpy.run_path(str(ROOT / "benchmarks" / "selection" / "tli_alpha.py"))
     assert script["markdown"](recorded("selection/tli_alpha.json")) in page("selection.md")

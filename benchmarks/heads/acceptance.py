@@ -250,5 +250,16 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def by_domain(rows: Sequence[dict[str, Any]], *, heads: Sequence[str]) -> str:
+    """Shares of the untrimmed head's acceptance at one temperature: one line a head, one column a domain."""
+    domains = list(dict.fromkeys(row["domain"] for row in rows))
+    lines = ["| head | " + " | ".join(domain or "all" for domain in domains) + " |", "|---" * (len(domains) + 1) + "|"]
+    for head in heads:
+        kept = {row["domain"]: row["kept"] for row in rows if row["head"] == head}
+        cells = (f"{kept[d]['value']:.1%} ± {(kept[d]['high'] - kept[d]['low']) / 2:.1%}" for d in domains)
+        lines.append(f"| {head} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     main()
