@@ -33,6 +33,11 @@ def test_heads() -> None:
     assert script["markdown"](rows) in page("heads.md")
 
 
+def test_heads_by_calibration() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "heads" / "acceptance.py"))
+    assert script["markdown"](recorded("heads/acceptance_curve.json")["rows"]) in page("heads.md")
+
+
 @pytest.mark.parametrize("name", ["only_code", "without_code"])
 def test_heads_fitted_to_other_domains(name: str) -> None:
     script = runpy.run_path(str(ROOT / "benchmarks" / "heads" / "acceptance.py"))
