@@ -25,7 +25,7 @@ from scipy.stats import t
 
 from outlex.bench import BenchResult
 from outlex.bench.rows import Row
-from outlex.calibration.head_files import load_head
+from outlex.calibration.head_files import load_heads
 from outlex.calibration.traces import TraceSet
 from outlex.cli.forecast_times import times_of_bench
 from outlex.drafters.artifacts import load_draft_head
@@ -48,11 +48,11 @@ def forecasts(args: argparse.Namespace, benches: Sequence[BenchResult], **option
     sets = [TraceSet.load(path) for path in args.traces]
     artifacts = [load_draft_head(path) for path in args.trimmed]
     chosen = [one.select(i for i, prompt in enumerate(one.prompts) if prompt.id in prompts) for one in sets]
-    header = sets[0].header
+    target_head, drafter_head = load_heads(sets[0].header)
     return forecast(
         [per_prompt(one) for one in chosen],
-        target_head=load_head(header.target),
-        drafter_head=load_head(header.drafter),
+        target_head=target_head,
+        drafter_head=drafter_head,
         candidates=[one for one in artifacts if one.name in methods],
         temperatures=sorted({row.temperature for row in rows}),
         draft_lens=[int(benches[0].config["draft_len"])],

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from outlex.bench.environment import describe_environment
-from outlex.calibration.head_files import load_head, load_tokenizer_facts
+from outlex.calibration.head_files import load_heads, load_tokenizer_facts
 from outlex.calibration.traces import TraceSet
 from outlex.drafters.fitted import FittedHead, Shortlists
 from outlex.forecast.candidates import candidates_for
@@ -207,7 +207,7 @@ def main() -> None:
     header = calibration[0].header
     facts = load_tokenizer_facts(header.drafter)
     kept = must_keep(facts, stop_ids=[i for i in header.stop_ids if i < facts.n_entries])
-    target_head, drafter_head = load_head(header.target), load_head(header.drafter)
+    target_head, drafter_head = load_heads(header)
     make = Maker(calibration, drafter_head, facts, kept)
     heads = curve_heads(make, [int(size) for size in args.curve.split(",")]) if args.curve else table_heads(make)
     if args.only:

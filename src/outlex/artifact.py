@@ -23,9 +23,9 @@ from outlex.atomic import TEMPORARY, make_directories, replace_file, sync_direct
 from outlex.errors import ArtifactError, InputError
 from outlex.manifest import TENSOR_FILE, Manifest, damaged, manifest_bytes, parse_manifest
 
-__all__ = ["Artifact", "check_destination", "read_artifact", "read_manifest", "write_artifact"]
+__all__ = ["MANIFEST", "Artifact", "check_destination", "read_artifact", "read_manifest", "write_artifact"]
 
-_MANIFEST = "outlex.json"
+MANIFEST = "outlex.json"
 _READERS = {
     "sub-vocab": "pass it to 'outlex trim --tokens', or load it with SubVocab.load",
     "trimmed-drafter": "pass it to 'outlex generate --trimmed' or 'outlex bench --trimmed'",
@@ -79,7 +79,7 @@ def write_artifact(
         replace_file(directory / name, blob)
         # Otherwise a power cut could keep the new manifest and lose the file that it names.
         sync_directory(directory)
-        replace_file(directory / _MANIFEST, manifest)
+        replace_file(directory / MANIFEST, manifest)
         sync_directory(directory)
     except BaseException as error:
         # An interrupt can come after the last rename: what the manifest names must stay.
@@ -135,10 +135,10 @@ def check_destination(directory: str | os.PathLike[str], *, kind: str) -> None:
         names = sorted(os.listdir(directory)) if nearest == directory else []
     except OSError as error:
         raise _disk_error(directory, error) from error
-    found = _kind_at(directory) if _MANIFEST in names else None
+    found = _kind_at(directory) if MANIFEST in names else None
     if found is not None and found != kind:
         raise _refused(f"{directory} holds an artifact of another kind", got=found, expected=kind)
-    ours = (_MANIFEST, *(name for name in names if _is_leftover(name)))
+    ours = (MANIFEST, *(name for name in names if _is_leftover(name)))
     foreign = [name for name in names if name not in ours]
     # Files next to a readable artifact are none of our business: they stay as they are.
     if found is None and foreign:
@@ -179,14 +179,14 @@ def read_manifest(directory: str | os.PathLike[str]) -> Manifest:
         ArtifactError: missing or damaged.
     """
     directory = Path(directory)
-    path = directory / _MANIFEST
+    path = directory / MANIFEST
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ArtifactError(
             f"No outlex artifact can be read at {directory}",
             got=f"{path}: {error.strerror}",
-            expected=f"a directory with {_MANIFEST} in it",
+            expected=f"a directory with {MANIFEST} in it",
             next_step="check the path; 'outlex trim ... -o DIR' writes such a directory",
         ) from error
     return parse_manifest(path, data)
@@ -219,7 +219,7 @@ def _kind_at(directory: Path) -> str | None:
 
 def _refers_to(directory: Path, name: str) -> bool:
     try:
-        return name.encode() in (directory / _MANIFEST).read_bytes()
+        return name.encode() in (directory / MANIFEST).read_bytes()
     except FileNotFoundError:
         return False
     except OSError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from outlex.calibration.trace_records import TracedModel
+from outlex.calibration.trace_records import TracedModel, TraceHeader
 from outlex.errors import ArtifactError, MismatchError, ModelError
 from outlex.heads.linear import LinearHead
 from outlex.models.locate import locate
@@ -24,7 +24,12 @@ from outlex.vocab.tokenizer_facts import TokenizerFacts, facts_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["load_head", "load_tokenizer_facts"]
+__all__ = ["load_head", "load_heads", "load_tokenizer_facts"]
+
+
+def load_heads(header: TraceHeader, *, device: torch.device | str = "auto") -> tuple[LinearHead, LinearHead]:
+    """The LM heads of a traced target and drafter, see `load_head`."""
+    return load_head(header.target, device=device), load_head(header.drafter, device=device)
 
 
 def load_head(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,8 +19,8 @@ from outlex.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from outlex.calibration.trace_records import TraceHeader
     from outlex.experiments import ExperimentResult
+    from outlex.vocab.tokenizer_facts import TokenizerFacts
 
 __all__ = ["experiment"]
 
@@ -140,7 +141,7 @@ def experiment(
 
 
 def _run(config: ExperimentConfig) -> ExperimentResult:
-    from outlex.calibration.head_files import load_head, load_tokenizer_facts
+    from outlex.calibration.head_files import load_heads, load_tokenizer_facts
     from outlex.calibration.traces import TraceSet
     from outlex.experiments import Setup, run_experiment
     from outlex.models.options import use_threads
@@ -149,11 +150,10 @@ def _run(config: ExperimentConfig) -> ExperimentResult:
     use_threads(config.machine.n_threads)
     traces = limited(TraceSet.load(config.traces), config.limit)
     header = traces.header
-    ranking = _ranking(config, header)
+    facts = load_tokenizer_facts(header.drafter)
+    ranking = _ranking(config, facts, stop_ids=header.stop_ids)
     say("loading the two LM heads ...", style="dim")
-    target_head, drafter_head = (
-        load_head(model, device=config.machine.device) for model in (header.target, header.drafter)
-    )
+    target_head, drafter_head = load_heads(header, device=config.machine.device)
     with Ticker() as ticker:
         return run_experiment(
             config.name,
@@ -161,7 +161,7 @@ def _run(config: ExperimentConfig) -> ExperimentResult:
                 traces=traces,
                 target_head=target_head,
                 drafter_head=drafter_head,
-                spellings=piece_bytes(load_tokenizer_facts(header.drafter)),
+                spellings=piece_bytes(facts),
                 ranking=ranking,
                 sizes=config.sizes(header.drafter.n_rows),
                 family=config.family,
@@ -172,16 +172,12 @@ def _run(config: ExperimentConfig) -> ExperimentResult:
         )
 
 
-def _ranking(config: ExperimentConfig, header: TraceHeader) -> Tensor | None:
-    from outlex.calibration.head_files import load_tokenizer_facts
+def _ranking(config: ExperimentConfig, facts: TokenizerFacts, *, stop_ids: Sequence[int]) -> Tensor | None:
     from outlex.selection.ranking import rank
     from outlex.selection.sources import read_evidence
     from outlex.vocab.must_keep import must_keep
 
     if not config.tokens:
         return None
-    import torch
-
-    facts = load_tokenizer_facts(header.drafter)
-    kept = must_keep(facts, stop_ids=[i for i in header.stop_ids if i < facts.n_entries])
-    return torch.tensor(list(rank(read_evidence(config.tokens, facts=facts), facts=facts, must_keep=kept).ids))
+    kept = must_keep(facts, stop_ids=[i for i in stop_ids if i < facts.n_entries])
+    return rank(read_evidence(config.tokens, facts=facts), facts=facts, must_keep=kept).ids

@@ -115,7 +115,7 @@ def fit(
 
 def _run(config: FitConfig) -> Tuned:
     from outlex.artifact import check_destination, read_manifest
-    from outlex.calibration.head_files import load_head, load_tokenizer_facts
+    from outlex.calibration.head_files import load_heads, load_tokenizer_facts
     from outlex.calibration.traces import TraceSet
     from outlex.drafters import load_draft_head
     from outlex.models.options import use_threads
@@ -129,9 +129,7 @@ def _run(config: FitConfig) -> Tuned:
     sets = [limited(TraceSet.load(path), config.limit) for path in config.traces]
     header = sets[0].header
     say("loading the two LM heads ...", style="dim")
-    target_head, drafter_head = (
-        load_head(model, device=config.machine.device) for model in (header.target, header.drafter)
-    )
+    target_head, drafter_head = load_heads(header, device=config.machine.device)
     with Ticker() as ticker:
         found = tune(
             sets,

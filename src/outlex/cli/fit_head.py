@@ -102,7 +102,7 @@ def fit_head(
 
 def _run(config: FitHeadConfig) -> FittedChoice:
     from outlex.artifact import check_destination
-    from outlex.calibration.head_files import load_head, load_tokenizer_facts
+    from outlex.calibration.head_files import load_heads, load_tokenizer_facts
     from outlex.calibration.traces import TraceSet
     from outlex.drafters.fitted import KIND
     from outlex.forecast.fitting import fit_head as fit
@@ -114,9 +114,7 @@ def _run(config: FitHeadConfig) -> FittedChoice:
     sets = [TraceSet.load(path) for path in config.traces]
     header = sets[0].header
     say("loading the two LM heads ...", style="dim")
-    target_head, drafter_head = (
-        load_head(model, device=config.machine.device) for model in (header.target, header.drafter)
-    )
+    target_head, drafter_head = load_heads(header, device=config.machine.device)
     if config.settings.max_latency is not None:
         config.machine.warn_if_busy()
     with Ticker() as ticker:

@@ -146,7 +146,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _run(config: ForecastConfig) -> Forecast:
-    from outlex.calibration.head_files import load_head
+    from outlex.calibration.head_files import load_heads
     from outlex.calibration.traces import TraceSet
     from outlex.drafters import load_draft_head
     from outlex.forecast import forecast as make_forecast
@@ -162,7 +162,7 @@ def _run(config: ForecastConfig) -> Forecast:
     if config.measure:
         times = _measured(config, header, [*made, *vocabs])
     say("loading the two LM heads ...", style="dim")
-    heads = [load_head(model, device=config.machine.device) for model in (header.target, header.drafter)]
+    heads = load_heads(header, device=config.machine.device)
     own = tuple(dict.fromkeys(one.temperature for one in sets if one.temperature is not None)) or (1.0,)
     with Ticker() as ticker:
         return make_forecast(

@@ -19,7 +19,7 @@ from outlex.decode.taking_turns import Turn, take_turns
 from outlex.drafters.base import Drafter
 from outlex.drafters.independent import IndependentDrafter
 from outlex.errors import InputError
-from outlex.heads.linear import FullHead, TrimmedHead
+from outlex.heads.linear import StaticHead
 from outlex.models.runner import TargetRunner
 from outlex.models.shared_body import SharedBody
 from outlex.models.target import Target, TargetOutput
@@ -143,7 +143,7 @@ class _SharedDrafter:
         own.body = _OneBody(self, turn)
         if own.head.follows_request:
             own.head = decoder.new_head()
-        elif isinstance(own.head, FullHead | TrimmedHead):
+        elif isinstance(own.head, StaticHead):
             own.head = _OneHead(self, turn)  # its many rows are read once for all; a preview reads few
         return own
 

@@ -22,10 +22,9 @@ from torch import Tensor
 
 from outlex.drafters.trimmed import TrimmedDrafter
 from outlex.errors import InputError, MismatchError
-from outlex.heads.linear import FullHead, LinearHead
+from outlex.heads.linear import FullHead, StaticHead
 from outlex.models.output_head import output_head
 from outlex.models.runner import BodyRunner
-from outlex.proposals.base import DraftScores
 from outlex.vocab.retokenizer import Retokenizer
 from outlex.vocab.token_bytes import shared_tokens
 from outlex.vocab.token_map import TokenMap
@@ -177,32 +176,10 @@ class RetokenizingDrafter:
         return hidden[-1:]
 
 
-class _TranslatedHead:
-    """A head of the drafter, its rows named by ids of the target (protocol `DraftHead`)."""
-
-    follows_request = False
-    prompt_logits = 0
-
-    def __init__(self, linear: LinearHead, token_map: TokenMap, *, name: str) -> None:
-        self.linear = linear
-        self.token_map = token_map
-        self.name = name
-        self.bytes_per_step = linear.n_bytes
-
-    def begin(self, prompt_ids: list[int]) -> None:
-        del prompt_ids
-
-    def observe(self, verified_ids: list[int], target_logits: Tensor) -> None:
-        del verified_ids, target_logits
-
-    def score(self, hidden: Tensor) -> DraftScores:
-        return DraftScores(logits=self.linear.logits(hidden), token_map=self.token_map, hidden=hidden)
-
-
-def _head(drafter: LanguageModel, trimmed: DraftHeadArtifact | None, shared: TokenMap) -> _TranslatedHead:
+def _head(drafter: LanguageModel, trimmed: DraftHeadArtifact | None, shared: TokenMap) -> StaticHead:
     if trimmed is None:
         full = FullHead(output_head(drafter), n_target=shared.n_draft)
-        return _TranslatedHead(full.linear, shared.to(drafter.device), name=full.name)
+        return StaticHead(full.linear, shared.to(drafter.device), name=full.name)
     if not isinstance(trimmed, TrimmedDrafter):
         raise InputError(
             "A fitted head cannot be used with a drafter that has another tokenizer",
@@ -220,7 +197,7 @@ def _head(drafter: LanguageModel, trimmed: DraftHeadArtifact | None, shared: Tok
             next_step="trim again with more rows",
         )
     token_map = TokenMap(ids, n_draft=trimmed.n_draft, n_target=shared.n_target).to(drafter.device)
-    return _TranslatedHead(head.linear, token_map, name=head.name)
+    return StaticHead(head.linear, token_map, name=head.name)
 
 
 def _n_common(a: list[int], b: list[int]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outlex.artifact import read_manifest
+from outlex.artifact import MANIFEST, read_manifest
 from outlex.drafters import FittedHead, TrimmedDrafter
 from outlex.errors import ArtifactError, InputError
 from outlex.formats.base import MapFile, Reading, WriteRequest
@@ -26,7 +26,7 @@ class OutlexArtifact:
 
     def recognise(self, source: Source) -> str | None:
         """`outlex.json`."""
-        return "outlex.json" if (source.path / "outlex.json").exists() else None
+        return MANIFEST if (source.path / MANIFEST).exists() else None
 
     def read(self, source: Source, reading: Reading) -> MapFile:
         """The sub-vocabulary, in the order of its rows."""

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from outlex.artifact import MANIFEST
 from outlex.errors import ArtifactError
 from outlex.formats.safe_torch import load_safely
 from outlex.formats.tensor_files import TensorFiles, find_tensor_files, read_config
@@ -13,7 +14,6 @@ from outlex.formats.tensor_files import TensorFiles, find_tensor_files, read_con
 __all__ = ["Source"]
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin")
-_ARTIFACT = "outlex.json"
 
 
 class Source:
@@ -45,7 +45,7 @@ class Source:
     @cached_property
     def is_checkpoint(self) -> bool:
         """Whether it is a directory with `config.json`, and no artifact of outlex."""
-        return (self.path / "config.json").is_file() and not (self.path / _ARTIFACT).exists()
+        return (self.path / "config.json").is_file() and not (self.path / MANIFEST).exists()
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from outlex.proposals.base import DraftScores
 from outlex.vocab.sub_vocab import SubVocab
 from outlex.vocab.token_map import TokenMap
 
-__all__ = ["FullHead", "LinearHead", "TrimmedHead", "trim_head"]
+__all__ = ["FullHead", "LinearHead", "StaticHead", "TrimmedHead", "trim_head"]
 
 _ROWS_AT_ONCE = 8192
 
@@ -95,7 +95,7 @@ class LinearHead:
         return LinearHead(weight=self.weight.index_select(0, ids), bias=bias, scale=self.scale, softcap=self.softcap)
 
 
-class _StaticHead:
+class StaticHead:
     """One matrix and one map, the same for every request."""
 
     follows_request = False
@@ -132,7 +132,7 @@ class _StaticHead:
         return DraftScores(logits=self.linear.logits(hidden), token_map=self.token_map, hidden=hidden)
 
 
-class FullHead(_StaticHead):
+class FullHead(StaticHead):
     """The drafter's own head, every row of it.
 
     Args:
@@ -146,7 +146,7 @@ class FullHead(_StaticHead):
         super().__init__(linear, token_map, name="untrimmed")
 
 
-class TrimmedHead(_StaticHead):
+class TrimmedHead(StaticHead):
     """The rows of a sub-vocabulary (FR-Spec, arXiv 2502.14856; VocabTrim, arXiv 2506.22694).
 
     Args:
