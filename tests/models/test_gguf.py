@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,25 @@ def test_a_damaged_header_never_gives_another_error(
         content[data.draw(st.integers(0, 2000))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
     with suppress(ArtifactError):  # and no error if the byte belongs to a spelling
+        read_header(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        struct.pack("<II", 4, 0),  # weights aligned to nothing
+        struct.pack("<II", 5, 0xFFFFFFF0),  # to less than nothing
+        struct.pack("<IQ", 8, 4) + b"many",  # to a word
+        struct.pack("<IIQI", 9, 4, 1, 32),  # to a list
+        struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000,  # lists in lists, deeper than Python's stack
+    ],
+    ids=["zero", "negative", "text", "list", "nested"],
+)
+def test_an_alignment_that_is_none(tmp_path: Path, value: bytes) -> None:
+    path = tmp_path / "a.gguf"
+    key = b"general.alignment"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, len(key)) + key + value)
+    with pytest.raises(ArtifactError, match="copy or download it again"):
         read_header(path)
 
 

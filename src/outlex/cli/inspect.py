@@ -89,6 +89,8 @@ def inspect(
       outlex inspect result.json
       outlex inspect smol135
     """
+    from outlex.artifact import MANIFEST
+
     config = InspectConfig(
         path=path,
         target=target,
@@ -99,14 +101,14 @@ def inspect(
         machine=Machine(dtype=dtype, device=device, threads=threads),
     )
     place = Path(path).expanduser()
-    if (place / "outlex.json").exists():
+    if (place / MANIFEST).exists():
         _artifact(config, place, as_json=as_json)
     elif place.exists() and _is_map(place):
         _map(config, place, as_json=as_json)
     elif place.is_file() and place.suffix != ".gguf":
         _bench(config, place, as_json=as_json)
     elif place.is_dir() and not (place / "config.json").exists():
-        raise _unknown(place, "a directory without outlex.json and without config.json")
+        raise _unknown(place, f"a directory without {MANIFEST} and without config.json")
     else:
         config.refuse_map_options("a model")
         _model(config, as_json=as_json)

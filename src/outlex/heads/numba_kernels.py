@@ -229,7 +229,7 @@ def _affine(dot: Any, pair: Any) -> Any:
 def _pick(rows: Any, second: Any, counts: Any, order: Any, ids: Any) -> None:
     """Ids of the best second scores; of those that tie, the first."""
     n = counts.sum()
-    scores, candidates = np.empty(n, np.float32), np.empty(n, np.int64)
+    scores, candidates = np.empty(n, np.float32), np.empty(n, np.int32)
     at = 0
     for chunk in range(counts.shape[0]):
         end = at + counts[chunk]

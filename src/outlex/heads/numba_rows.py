@@ -94,7 +94,7 @@ class RowChooser:
             np.empty(len(basis), np.float32),
             np.empty(z_start, np.float32),
             np.empty(n_slots, np.float32),
-            np.empty((CHUNKS, most), np.int64),
+            np.empty((CHUNKS, most), np.int32),
             np.empty((CHUNKS, most), np.float32),
             np.empty(CHUNKS, np.int64),
         )

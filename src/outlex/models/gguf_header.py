@@ -117,7 +117,7 @@ def read_header(path: Path) -> GgufHeader:
         try:
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as blob:
                 header, data_end = _parse(_Cursor(blob))
-        except (struct.error, ValueError, KeyError, OverflowError) as error:
+        except (struct.error, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise damaged_gguf(path, error) from error
     n_bytes = path.stat().st_size
     if data_end > n_bytes:
@@ -148,6 +148,8 @@ def _parse(cursor: _Cursor) -> tuple[GgufHeader, int]:
         n_weights += n_elements
         end = max(end, tensor_end)
     alignment = int(metadata.get("general.alignment", _DEFAULT_ALIGNMENT))
+    if alignment < 1:
+        raise ValueError(f"weights aligned to {alignment} bytes")
     data_start = -(-cursor.position // alignment) * alignment
     header = GgufHeader(
         metadata=metadata,
