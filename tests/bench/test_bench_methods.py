@@ -8,8 +8,9 @@ from bench_builders import tiny_trimmed
 from tiny_models import tiny_model, tiny_pair
 
 from outlex.bench import BenchConfig
+from outlex.bench.config import BASELINES
 from outlex.bench.methods import Method, build_methods, run_of
-from outlex.bench.transformers_baseline import TransformersMethod
+from outlex.bench.transformers_baseline import ALONE, TransformersMethod
 from outlex.decode.block import Block
 from outlex.decode.generation import Generation, Step
 from outlex.decode.stopwatch import TimeSplit
@@ -28,7 +29,7 @@ def methods_of(**changes: Any) -> dict[str, Method]:
             "drafter": "d",
             "prompts": "p",
             "trimmed": ("d40",),
-            "baselines": ("ar", "transformers-ar", "transformers", "untrimmed"),
+            "baselines": BASELINES,
             **changes,
         }
     )
@@ -38,7 +39,7 @@ def methods_of(**changes: Any) -> dict[str, Method]:
 
 def test_every_method_gives_the_same_greedy_tokens() -> None:
     methods = methods_of(ignore_stop_ids=True)
-    assert list(methods) == ["ar", "transformers-ar", "transformers", "untrimmed", "trimmed-40"]
+    assert list(methods) == [*BASELINES, "trimmed-40"]
     for prompt in PROMPTS:
         runs = {name: m.run(prompt, GREEDY, max_new_tokens=25, seed=0) for name, m in methods.items()}
         assert len(set(runs["ar"].token_ids)) > 3  # not one token over and over, which would prove little
@@ -77,7 +78,7 @@ def test_every_method_stops_at_the_same_token_and_counts_it(monkeypatch: pytest.
         assert run.token_ids == expected, name
 
 
-@pytest.mark.parametrize("name", ["ar", "transformers-ar", "transformers", "untrimmed", "trimmed-40"])
+@pytest.mark.parametrize("name", [*BASELINES, "trimmed-40"])
 def test_sampling_follows_the_seed_and_leaves_the_global_generator_alone(name: str) -> None:
     method = methods_of(ignore_stop_ids=True)[name]
     before = torch.random.get_rng_state()
@@ -87,7 +88,7 @@ def test_sampling_follows_the_seed_and_leaves_the_global_generator_alone(name: s
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("name", ["transformers-ar", "transformers"])
+@pytest.mark.parametrize("name", [*ALONE, "transformers"])
 def test_the_checkpoints_generation_configs_do_not_filter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target, drafter = tiny_pair()
     method = methods_of(ignore_stop_ids=True)[name]
@@ -109,7 +110,7 @@ def test_the_checkpoints_generation_configs_do_not_filter(name: str, monkeypatch
     assert drafter.model.generation_config is configs[1]
 
 
-@pytest.mark.parametrize("name", ["transformers-ar", "transformers"])
+@pytest.mark.parametrize("name", [*ALONE, "transformers"])
 def test_the_filters_of_the_benchmark_reach_transformers(name: str) -> None:
     method = methods_of(ignore_stop_ids=True)[name]
     greedy = method.run(PROMPTS[1], GREEDY, max_new_tokens=20, seed=0).token_ids
@@ -184,7 +185,7 @@ def step(token_ids: tuple[int, ...], kind: str, n_drafts: int, betas: tuple[floa
 
 
 def split(draft_s: float, target_s: float) -> TimeSplit:
-    return TimeSplit(draft_s=draft_s, target_s=target_s, other_s=0.25, paused_s=0.5)
+    return TimeSplit(draft_s=draft_s, head_s=draft_s / 4, target_s=target_s, other_s=0.25, paused_s=0.5)
 
 
 def test_counts_by_hand() -> None:
@@ -202,7 +203,7 @@ def test_counts_by_hand() -> None:
     assert run.n_accepted == 1 + 4 + 0 + 2
     assert run.n_tested == 2 + 4 + 1 + 2
     assert run.sum_beta == pytest.approx(0.75 + 3.75 + 0.125 + 2.0)
-    assert (run.draft_s, run.target_s, run.paused_s) == (122.0, 65.0, 2.0)
+    assert (run.draft_s, run.head_s, run.target_s, run.paused_s) == (122.0, 30.5, 65.0, 2.0)
     assert run.draft_step_s == 1.5  # median of 8/4 and 2/2
     assert run.target_pass_s == 5.0  # median of 3, 5 and 7
 

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from outlex.bench.environment import publishable
+from outlex.bench.transformers_baseline import ALONE
 from outlex.errors import InputError
 from outlex.sampling import SamplingParams
 
 __all__ = ["BASELINES", "BenchConfig"]
 
 # what trimmed drafters can be compared with, in the order of the table
-BASELINES = ("ar", "transformers-ar", "transformers", "untrimmed")
+BASELINES = ("ar", *ALONE, "transformers", "untrimmed")
 _NEED_DRAFTER = {"transformers", "untrimmed"}
 
 
@@ -32,8 +33,8 @@ class BenchConfig:
         max_new_tokens: tokens of output a prompt, at most.
         ignore_stop_ids: go on after end-of-sequence tokens, so that every run has the same length.
         draft_len: γ.
-        baselines: any of `BASELINES`: our loop without drafter, transformers' `generate` without and with
-            `assistant_model`, our loop with the drafter's whole head.
+        baselines: any of `BASELINES`: our loop without drafter; transformers' `generate` alone, with prompt lookup,
+            with early exit and with `assistant_model`; our loop with the drafter's whole head.
         temperatures: each is measured on its own; 0 is greedy.
         top_k, top_p, min_p: filters, as in `SamplingParams`.
         repeats: runs of each prompt, temperature and method.
@@ -95,7 +96,7 @@ class BenchConfig:
             raise InputError(
                 "These methods cannot take a drafter with another tokenizer",
                 got=f"baselines {', '.join(self.baselines)}, batch_size {self.batch_size}",
-                expected="requests one at a time, and the baselines ar, transformers-ar and untrimmed",
+                expected=f"requests one at a time, and the baselines ar, {', '.join(ALONE)} and untrimmed",
                 next_step="give --baselines ar,untrimmed, and leave --batch-size out",
             )
         temperatures = self.temperatures
@@ -108,7 +109,7 @@ class BenchConfig:
             raise InputError(
                 "These methods need a drafter",
                 got=needing,
-                expected="a drafter, or only the baselines ar and transformers-ar",
+                expected=f"a drafter, or only the baselines ar, {', '.join(ALONE)}",
                 next_step="give --drafter, or --baselines ar",
             )
 

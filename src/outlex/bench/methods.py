@@ -93,7 +93,10 @@ class DecoderMethod:
             measure=True,
         )
         runs = [run_of(generation) for generation in generations]
-        return [replace(run, draft_s=None, target_s=None, draft_step_s=None, target_pass_s=None) for run in runs]
+        return [
+            replace(run, draft_s=None, head_s=None, target_s=None, draft_step_s=None, target_pass_s=None)
+            for run in runs
+        ]
 
 
 def run_of(generation: Generation) -> Run:
@@ -110,6 +113,7 @@ def run_of(generation: Generation) -> Run:
         n_tested=generation.n_tested,
         sum_beta=sum(generation.overlaps),
         draft_s=time.draft_s,
+        head_s=time.head_s,
         target_s=time.target_s,
         paused_s=time.paused_s,
         draft_step_s=median(step.time.draft_s / len(step.block.draft_ids) for step in whole) if whole else None,

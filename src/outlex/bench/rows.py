@@ -41,6 +41,7 @@ class Run:
         n_drafted, n_accepted, n_tested: drafts; those after the first rejection of a block are not tested.
         sum_beta: Σ of the exact acceptance probability β over the tested drafts.
         draft_s, target_s: seconds inside the two models' forwards.
+        head_s: the draft head's part of `draft_s`.
         paused_s: seconds that the run spent on measuring itself.
         draft_step_s, target_pass_s: medians over the blocks after the first, which also reads the prompt;
             None if there is only one block.
@@ -53,6 +54,7 @@ class Run:
     n_tested: int | None = None
     sum_beta: float | None = None
     draft_s: float | None = None
+    head_s: float | None = None
     target_s: float | None = None
     paused_s: float = 0.0
     draft_step_s: float | None = None

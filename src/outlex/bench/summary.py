@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from outlex.bench.config import BASELINES
 from outlex.bench.intervals import median_interval, ratio_of_ratios
 from outlex.bench.rows import MethodInfo, Row
 from outlex.metrics import Estimate, clustered_ratio, expected_speedup
 
 __all__ = ["Acceptance", "MethodSummary", "Speedup", "summarize"]
-
-_REFERENCES = ("ar", "transformers-ar", "transformers", "untrimmed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ class MethodSummary:
         acceptance_by_domain: the same for each domain.
         acceptance_kept: mean β here / mean β of the untrimmed drafter.
         block_efficiency: τ, tokens a target pass.
-        draft_s, target_s, other_s: where the wall time went.
+        draft_s, target_s, other_s: where the wall time went; head_s is the draft head's part of draft_s.
         draft_step_s, target_pass_s: medians over runs; blocks that read a prompt are left out.
         draft_bytes, target_bytes: weights read by one draft step and one target pass.
         expected_speedup: τ / (γ·c + 1) with c in measured seconds. It supposes that a pass over γ + 1 tokens
@@ -84,6 +83,7 @@ class MethodSummary:
     acceptance_kept: Estimate | None
     block_efficiency: float | None
     draft_s: float | None
+    head_s: float | None
     target_s: float | None
     other_s: float | None
     draft_step_s: float | None
@@ -132,13 +132,14 @@ def _summary(info: MethodInfo, runs: dict[str, list[Row]], draft_len: int) -> Me
         wall_s=wall_s,
         tokens_per_s=n_tokens / wall_s,
         speedups=tuple(
-            _speedup(own, runs[name], over=name) for name in _REFERENCES if name in runs and name != info.name
+            _speedup(own, runs[name], over=name) for name in BASELINES if name in runs and name != info.name
         ),
         acceptance=_acceptance(own) if has_drafts else None,
         acceptance_by_domain={name: _acceptance([r for r in own if r.domain == name]) for name in domains},
         acceptance_kept=_kept(own, runs["untrimmed"]) if has_drafts and "untrimmed" in runs else None,
         block_efficiency=tau,
         draft_s=draft_s,
+        head_s=_total(own, "head_s"),
         target_s=target_s,
         other_s=wall_s - draft_s - target_s if draft_s is not None and target_s is not None else None,
         draft_step_s=step_s,

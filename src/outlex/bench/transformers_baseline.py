@@ -1,4 +1,4 @@
-"""transformers' own `generate`, with and without `assistant_model`, as a method to compare with."""
+"""transformers' own `generate`, alone and with each of its ways to draft, as a method to compare with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from outlex.models.language_model import LanguageModel
     from outlex.sampling import SamplingParams
 
-__all__ = ["TransformersMethod"]
+__all__ = ["ALONE", "TransformersMethod"]
+
+# ways that need no drafter: tokens one by one, n-grams of the text so far, the target's own first half of layers
+ALONE = ("transformers-ar", "transformers-lookup", "transformers-early-exit")
 
 
 class TransformersMethod:
@@ -38,7 +41,7 @@ class TransformersMethod:
         drafter: the assistant model; None generates without.
         draft_len: γ.
         stop_ids: tokens that end the output; empty goes on to the end.
-        name: of the method.
+        name: of the method, one of `ALONE` if there is no drafter.
 
     Raises:
         InputError: the two heads are not equally wide, which `generate` cannot verify.
@@ -65,10 +68,18 @@ class TransformersMethod:
         self._draft_len = draft_len
         self._stop_ids = sorted(stop_ids)
         self._device = target.device
-        assistant = "" if drafter is None else f", {draft_len} draft tokens from {drafter.name}"
+        self._drafts_itself: dict[str, int] = {}
+        drafts = "" if drafter is None else f", {draft_len} draft tokens from {drafter.name}"
+        if name == "transformers-lookup":
+            self._drafts_itself = {"prompt_lookup_num_tokens": draft_len}
+            drafts = f", {draft_len} draft tokens by prompt lookup"
+        elif name == "transformers-early-exit":
+            n_layers = max(1, target.model.config.get_text_config().num_hidden_layers // 2)
+            self._drafts_itself = {"assistant_early_exit": n_layers}
+            drafts = f", {draft_len} draft tokens from the target's first {n_layers} layers (early exit)"
         self.info = MethodInfo(
             name=name,
-            description=f"transformers' generate{assistant}",
+            description=f"transformers' generate{drafts}",
             n_draft=None if drafter is None else drafter.n_rows,
         )
 
@@ -104,6 +115,7 @@ class TransformersMethod:
             max_new_tokens=max_new_tokens,
             eos_token_id=self._stop_ids or None,
             pad_token_id=self._stop_ids[0] if self._stop_ids else 0,
+            **self._drafts_itself,
             **law,
         )
 
@@ -118,7 +130,8 @@ class TransformersMethod:
             assistant_confidence_threshold=0.0,
         )
         with ExitStack() as stack:
-            for model, config in ((self._target, GenerationConfig()), (self._drafter, drafting)):
+            own = drafting if self.info.name == "transformers-early-exit" else GenerationConfig()
+            for model, config in ((self._target, own), (self._drafter, drafting)):
                 if model is not None:
                     stack.callback(setattr, model, "generation_config", model.generation_config)
                     model.generation_config = config

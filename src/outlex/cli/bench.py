@@ -42,7 +42,11 @@ def bench(
     ] = None,
     baselines: Annotated[
         str,
-        typer.Option("--baselines", help="Any of ar, transformers-ar, transformers, untrimmed, with commas between."),
+        typer.Option(
+            "--baselines",
+            help="With commas between: ar, untrimmed (our loop), transformers, transformers-ar, transformers-lookup,"
+            " transformers-early-exit (its generate).",
+        ),
     ] = "ar,untrimmed,transformers",
     limit: Annotated[
         int | None,

@@ -26,11 +26,13 @@ class TimeSplit:
 
     Attributes:
         draft_s, target_s: inside the two models' forwards.
+        head_s: the draft head's part of `draft_s`.
         other_s: the rest of the wall time: proposals, verification, Python, text.
         paused_s: spent on measurements; no part of the wall time.
     """
 
     draft_s: float = 0.0
+    head_s: float = 0.0
     target_s: float = 0.0
     other_s: float = 0.0
     paused_s: float = 0.0
@@ -42,6 +44,7 @@ class TimeSplit:
     def __add__(self, other: TimeSplit) -> TimeSplit:
         return TimeSplit(
             draft_s=self.draft_s + other.draft_s,
+            head_s=self.head_s + other.head_s,
             target_s=self.target_s + other.target_s,
             other_s=self.other_s + other.other_s,
             paused_s=self.paused_s + other.paused_s,
@@ -60,7 +63,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device, *, synchronize: bool) -> None:
         self._now = partial(now, device) if synchronize else time.perf_counter
-        self._seconds = {"draft": 0.0, "target": 0.0, "paused": 0.0}
+        self._seconds = {"draft": 0.0, "head": 0.0, "target": 0.0, "paused": 0.0}
         self._lap_start = 0.0
         self.start()
 
@@ -70,7 +73,7 @@ class Stopwatch:
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Book the time inside under "draft", "target", or "paused" (left out of the wall time)."""
+        """Book the time inside under "draft", "head", "target", or "paused" (left out of the wall time)."""
         start = self._now()
         yield
         self._seconds[name] += self._now() - start
@@ -79,10 +82,12 @@ class Stopwatch:
         """The split since `start` or the last lap."""
         now = self._now()
         wall = now - self._lap_start - self._seconds["paused"]
+        draft_s, target_s = self._seconds["draft"] + self._seconds["head"], self._seconds["target"]
         split = TimeSplit(
-            draft_s=self._seconds["draft"],
-            target_s=self._seconds["target"],
-            other_s=wall - self._seconds["draft"] - self._seconds["target"],
+            draft_s=draft_s,
+            head_s=self._seconds["head"],
+            target_s=target_s,
+            other_s=wall - draft_s - target_s,
             paused_s=self._seconds["paused"],
         )
         self._lap_start = now
