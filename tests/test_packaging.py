@@ -58,19 +58,26 @@ LAYERS = (
     "verify",
     "heads",
     "models",
+    "eagle",
     "drafters",
     "decode",
+    "transformers_hook",
     "calibration",
+    "formats",
     "selection",
     "forecast",
     "tuning",
     "bench",
     "experiments",
-    "formats",
+    "report",
+    "vllm_plugin",
     "demo",
+    "conformance",
     "testing",
     "cli",
 )
+# Engines that bring their own torch cannot share our pins; benchmarks/vllm/setup.sh pins its own.
+UNPINNED = {"vllm"}
 BARRED_FROM_TESTING = {"bench", "cli", "experiments"}
 
 HEAVY = {
@@ -247,6 +254,8 @@ def test_every_direct_dependency_is_pinned_for_every_python(metadata: Message) -
     for requirement in metadata.get_all("Requires-Dist", []):
         match = re.match(r"[\w-]+", requirement)
         assert match is not None
+        if match[0] in UNPINNED:
+            continue
         assert len(pins[match[0]]) >= 1
         assert pins[match[0]] != [older]
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from outlex.bench.environment import publishable
 from outlex.drafters.artifacts import DraftHeadArtifact, load_draft_head
+from outlex.drafters.eagle import EagleDrafter
 from outlex.errors import InputError
+from outlex.formats.eagle_checkpoint import load_drafter
 from outlex.models.load import load_model
 
 if TYPE_CHECKING:
@@ -24,29 +26,45 @@ class BenchModels:
     """The models of a benchmark, loaded. `config.target`, `.drafter` and `.trimmed` say what they are."""
 
     target: LanguageModel
-    drafter: LanguageModel | None = None
+    drafter: LanguageModel | EagleDrafter | None = None
     trimmed: tuple[DraftHeadArtifact, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Names, sizes and dtypes, as JSON values."""
         described: dict[str, Any] = {
-            role: None
-            if model is None
-            else {
-                "name": model.name,
-                "source": publishable(model.source),
-                "type": model.model.config.model_type,
-                "dtype": str(model.dtype).removeprefix("torch."),
-                "n_bytes": model.n_bytes,
-                "head_bytes": model.head_bytes,
-                "n_rows": model.n_rows,
-                "n_tokenizer": len(model.tokenizer),
-                "hidden_size": model.hidden_size,
-            }
+            role: None if model is None else _eagle(model) if isinstance(model, EagleDrafter) else _model(model)
             for role, model in (("target", self.target), ("drafter", self.drafter))
         }
         described["trimmed"] = [publishable(head.describe()) for head in self.trimmed]
         return described
+
+
+def _model(model: LanguageModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "source": publishable(model.source),
+        "type": model.model.config.model_type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "n_bytes": model.n_bytes,
+        "head_bytes": model.head_bytes,
+        "n_rows": model.n_rows,
+        "n_tokenizer": len(model.tokenizer),
+        "hidden_size": model.hidden_size,
+    }
+
+
+def _eagle(drafter: EagleDrafter) -> dict[str, Any]:
+    """As `_model`; the bytes are those of the network and of the head, whoever they belong to."""
+    config = drafter.checkpoint.config
+    return _model(drafter.target) | {
+        "name": drafter.name,
+        "source": publishable(drafter.source),
+        "type": config.kind,
+        "n_bytes": sum(part.nbytes for part in drafter.checkpoint.module.parameters()),
+        "head_bytes": drafter.full_head.n_bytes,
+        "n_rows": drafter.n_rows,
+        "hidden_size": config.hidden_size,
+    }
 
 
 def load_models(config: BenchConfig, *, progress: bool) -> BenchModels:
@@ -69,9 +87,11 @@ def load_models(config: BenchConfig, *, progress: bool) -> BenchModels:
         )
 
     target = load(config.target)
-    drafter = None
+    drafter: LanguageModel | EagleDrafter | None = None
     if config.drafter is not None:
-        drafter = target if config.drafter == config.target else load(config.drafter)
+        drafter = target
+        if config.drafter != config.target:
+            drafter = load_drafter(config.drafter, target=target, load=load)
     return BenchModels(target=target, drafter=drafter, trimmed=trimmed)
 
 

@@ -8,11 +8,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
 from outlex.bench.rows import MethodInfo, Run
-from outlex.bench.transformers_baseline import TransformersMethod
+from outlex.bench.transformers_baseline import ALONE, TransformersMethod
 from outlex.decode.decoder import SpeculativeDecoder
 from outlex.decode.generation import Generation
 from outlex.decode.together import generate_together
 from outlex.drafters.artifacts import told_apart
+from outlex.drafters.eagle import EagleDrafter
+from outlex.errors import InputError
 
 if TYPE_CHECKING:
     from outlex.bench.config import BenchConfig
@@ -125,7 +127,7 @@ def build_methods(
     config: BenchConfig,
     *,
     target: LanguageModel,
-    drafter: LanguageModel | None,
+    drafter: LanguageModel | EagleDrafter | None,
     trimmed: Sequence[DraftHeadArtifact],
 ) -> list[Method]:
     """The methods of a benchmark, in the order of its table: baselines, then trimmed drafters.
@@ -138,9 +140,16 @@ def build_methods(
     """
     stop_ids = frozenset[int]() if config.ignore_stop_ids else target.stop_ids
     methods: list[Method] = []
+    if isinstance(drafter, EagleDrafter) and ("transformers" in config.baselines or config.batch_size > 1):
+        raise InputError(
+            "These methods cannot take a drafter that reads the target's hidden states",
+            got=f"baselines {', '.join(config.baselines)}, batch_size {config.batch_size}",
+            expected=f"requests one at a time, and the baselines ar, {', '.join(ALONE)} and untrimmed",
+            next_step="give --baselines ar,untrimmed, and leave --batch-size out",
+        )
     for name in config.baselines:
         if name.startswith("transformers"):
-            assistant = drafter if name == "transformers" else None
+            assistant = drafter if name == "transformers" and not isinstance(drafter, EagleDrafter) else None
             methods.append(
                 TransformersMethod(target, assistant, draft_len=config.draft_len, stop_ids=stop_ids, name=name)
             )
@@ -158,7 +167,7 @@ def build_methods(
                 ),
                 name=name,
                 description=f"{config.draft_len} draft tokens from {head.base_name}, {head.name} head"
-                + ("" if head.proposal is None or config.cross_tokenizer else f", {head.proposal.name}"),
+                + ("" if head.proposal is None else f", {head.proposal.name}"),
                 n_draft=head.n_draft,
                 vocab_fingerprint=str(head.describe()["fingerprint"]),
                 ignore_stop_ids=config.ignore_stop_ids,
@@ -167,7 +176,9 @@ def build_methods(
     return methods
 
 
-def _baseline(config: BenchConfig, name: str, target: LanguageModel, drafter: LanguageModel | None) -> Method:
+def _baseline(
+    config: BenchConfig, name: str, target: LanguageModel, drafter: LanguageModel | EagleDrafter | None
+) -> Method:
     drafter = None if name == "ar" else drafter
     own = "one token a target pass"
     if drafter is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from outlex.calibration.batch_sampling import sample_batch
 from outlex.calibration.trace_files import add_shard, find_header, prepare_directory
 from outlex.calibration.trace_records import PROMPT_TOP, TracedModel, TracedPrompt, TraceHeader, TraceSettings
 from outlex.calibration.traces import TraceSet
+from outlex.drafters.eagle import EagleDrafter
 from outlex.drafters.retokenizing import RetokenizingDrafter
 from outlex.errors import ArtifactError, InputError, NumericalError
 from outlex.models.output_head import output_head
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from outlex.heads.linear import LinearHead
     from outlex.models.language_model import LanguageModel
 
-__all__ = ["OnProgress", "TraceRequest", "collect_traces"]
+__all__ = ["OnProgress", "TraceRequest", "collect_traces", "continued", "hidden_states"]
 
 OnProgress = Callable[[int, int, str], None]
+_Reader = BodyRunner | RetokenizingDrafter | EagleDrafter
 _ROWS_AT_ONCE = 64  # logits of 64 rows of 151,936 in float32 are 39 MB
 _WINDOW = 4  # batches: prompts are sorted by length among this many batches only
 
@@ -69,7 +71,7 @@ class TraceRequest:
 
 def collect_traces(
     target: LanguageModel,
-    drafter: LanguageModel,
+    drafter: LanguageModel | EagleDrafter,
     requests: Sequence[TraceRequest],
     directory: str | os.PathLike[str],
     *,
@@ -89,7 +91,8 @@ def collect_traces(
     are in the directory already are not traced again; others are added.
 
     Args:
-        target, drafter: the pair.
+        target, drafter: the pair. The states of an EAGLE drafter are those of the first draft of a block, which reads
+            the target's own states; later drafts of a block are not traced.
         requests: all with a response, or all without.
         directory: made if missing.
         max_new_tokens: responses end there at the latest.
@@ -109,6 +112,8 @@ def collect_traces(
     directory = Path(directory)
     _check_options(max_new_tokens=max_new_tokens, batch_size=batch_size)
     params = SamplingParams(temperature=temperature)
+    if isinstance(drafter, EagleDrafter):
+        _check_eagle(drafter, target)
     longest = target.max_length if cross_tokenizer else min(target.max_length, drafter.max_length)
     is_given = _check_requests(requests, target, longest, max_new_tokens)
     settings = TraceSettings(
@@ -118,13 +123,18 @@ def collect_traces(
         batch_size=batch_size,
     )
     found = find_header(directory)
-    header = _continued(found, _fresh_header(target, drafter, settings, cross_tokenizer), requests, directory)
+    digests = {request.id: request.digest for request in requests}
+    header = continued(found, _fresh_header(target, drafter, settings, cross_tokenizer), digests, directory)
     prepare_directory(directory, header)
     stop_ids = target.stop_ids
     done = {prompt.id for prompt in header.prompts}
     n_done = sum(request.id in done for request in requests)
     report = on_progress or _silent
-    reader = RetokenizingDrafter(target, drafter) if cross_tokenizer else BodyRunner(drafter)
+    reader: _Reader
+    if isinstance(drafter, EagleDrafter):
+        reader = drafter
+    else:
+        reader = RetokenizingDrafter(target, drafter) if cross_tokenizer else BodyRunner(drafter)
     runners = BodyRunner(target), reader
     for planned in _batches(requests, batch_size):
         batch = [request for request in planned if request.id not in done]
@@ -159,7 +169,7 @@ def _batches(requests: Sequence[TraceRequest], batch_size: int) -> Iterator[list
 def _read_texts(
     batch: Sequence[TraceRequest],
     responses: Sequence[list[int]],
-    runners: tuple[BodyRunner, BodyRunner | RetokenizingDrafter],
+    runners: tuple[BodyRunner, _Reader],
     *,
     first_index: int,
 ) -> dict[str, Tensor]:
@@ -167,14 +177,7 @@ def _read_texts(
     target_head, tops = output_head(runners[0].loaded), list[Tensor]()
     for name, runner in zip(columns, runners, strict=True):
         for request, response in zip(batch, responses, strict=True):
-            hidden = _hidden(runner, request.prompt_ids, response)
-            if not bool(hidden.isfinite().all()):
-                raise NumericalError(
-                    f"The hidden states of {runner.loaded.name} hold NaN or infinity",
-                    got=f"prompt {request.id!r}",
-                    expected="finite numbers",
-                    next_step="try float32 (--dtype float32); if it stays, the checkpoint is damaged",
-                )
+            hidden = hidden_states(runner, request.prompt_ids, response, prompt_id=request.id)
             if runner is runners[0]:
                 tops.append(_most_probable(target_head, hidden[: len(request.prompt_ids)]).cpu())
             # the state at the prompt's last token predicts the response's first
@@ -195,14 +198,33 @@ def _read_texts(
     }
 
 
-def _hidden(runner: BodyRunner | RetokenizingDrafter, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Tensor:
-    """Final hidden states, the last of them before each token of the response."""
-    if isinstance(runner, RetokenizingDrafter):
-        return runner.states(prompt_ids, response_ids)
-    ids = torch.tensor([*prompt_ids, *response_ids[:-1]], device=runner.device)
-    runner.reset()
-    # A target padded to more rows may emit an id that the drafter has no embedding for; see IndependentDrafter.
-    hidden, _ = runner.forward(torch.where(ids < runner.n_embeddings, ids, 0))
+def hidden_states(
+    runner: _Reader,
+    prompt_ids: Sequence[int],
+    response_ids: Sequence[int],
+    *,
+    prompt_id: str,
+) -> Tensor:
+    """Final hidden states, the last of them before each token of the response.
+
+    Raises:
+        NumericalError: they hold NaN or infinity; `prompt_id` is for the message.
+    """
+    if not isinstance(runner, BodyRunner):
+        hidden = runner.states(prompt_ids, response_ids)
+    else:
+        ids = torch.tensor([*prompt_ids, *response_ids[:-1]], device=runner.device)
+        runner.reset()
+        # A target padded to more rows may emit an id that the drafter has no embedding for; see IndependentDrafter.
+        hidden, _ = runner.forward(torch.where(ids < runner.n_embeddings, ids, 0))
+    if not bool(hidden.isfinite().all()):
+        raise NumericalError(
+            f"The hidden states of {runner.loaded.name if isinstance(runner, BodyRunner) else runner.name} hold NaN or"
+            " infinity",
+            got=f"prompt {prompt_id!r}",
+            expected="finite numbers",
+            next_step="try float32 (--dtype float32); if it stays, the checkpoint is damaged",
+        )
     return hidden
 
 
@@ -229,10 +251,22 @@ def _uniforms(seed: int, prompt_id: str, n: int) -> Tensor:
     return torch.rand(n, dtype=torch.float64, generator=seeded_generator(own))
 
 
+def _check_eagle(drafter: EagleDrafter, target: LanguageModel) -> None:
+    drafter.checkpoint.config.target.check(target)
+    if drafter.checkpoint.head is not None:
+        raise InputError(
+            "Only EAGLE drafters that share the target's head can be traced",
+            got=f"{drafter.name}, with a head of its own",
+            expected="a checkpoint without lm_head.weight",
+            next_step="`outlex bench` measures this drafter as it is",
+        )
+
+
 def _fresh_header(
-    target: LanguageModel, drafter: LanguageModel, settings: TraceSettings, cross_tokenizer: bool
+    target: LanguageModel, drafter: LanguageModel | EagleDrafter, settings: TraceSettings, cross_tokenizer: bool
 ) -> TraceHeader:
-    facts, own = facts_of(target.tokenizer), facts_of(drafter.tokenizer)
+    reads = drafter.target if isinstance(drafter, EagleDrafter) else drafter
+    facts, own = facts_of(target.tokenizer), facts_of(reads.tokenizer)
     if not cross_tokenizer:
         check_same_tokenizer(facts, own, remedy=", or allow another one with --cross-tokenizer")
     return TraceHeader(
@@ -241,16 +275,26 @@ def _fresh_header(
         tokenizer_fingerprint=facts.fingerprint,
         n_tokenizer=facts.n_entries,
         # ids of another tokenizer mean nothing here
-        stop_ids=tuple(sorted(target.stop_ids if cross_tokenizer else target.stop_ids | drafter.stop_ids)),
+        stop_ids=tuple(sorted(target.stop_ids if cross_tokenizer else target.stop_ids | reads.stop_ids)),
         settings=settings,
         drafter_tokenizer=own.fingerprint if cross_tokenizer and own.fingerprint != facts.fingerprint else None,
     )
 
 
-def _continued(
-    found: TraceHeader | None, fresh: TraceHeader, requests: Sequence[TraceRequest], directory: Path
+def continued(
+    found: TraceHeader | None, fresh: TraceHeader, digests: Mapping[str, str], directory: Path
 ) -> TraceHeader:
-    """The header to go on from, which must say the same as a fresh one."""
+    """The header to go on from, which must say the same as a fresh one.
+
+    Args:
+        found: what the directory holds; None for nothing.
+        fresh: what this run would write, without prompts.
+        digests: prompts to trace, id -> `TraceRequest.digest`.
+        directory: for the message.
+
+    Raises:
+        ArtifactError: it says something else.
+    """
     if found is None:
         return fresh
     differing = [
@@ -263,11 +307,10 @@ def _continued(
         for name in vars(ours)
         if getattr(theirs, name) != getattr(ours, name)
     ]
-    digests = {prompt.id: prompt.digest for prompt in found.prompts}
     differing += [
-        f"prompt {request.id!r} with other tokens"
-        for request in requests
-        if digests.get(request.id, request.digest) != request.digest
+        f"prompt {prompt.id!r} with other tokens"
+        for prompt in found.prompts
+        if digests.get(prompt.id, prompt.digest) != prompt.digest
     ]
     tokenizers = [(header.tokenizer_fingerprint, header.drafter_tokenizer) for header in (found, fresh)]
     if tokenizers[0] != tokenizers[1]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,16 @@ from outlex.heads.linear import LinearHead
 from outlex.models.locate import locate
 from outlex.models.options import resolve_device, resolve_dtype
 from outlex.models.progress import Reporter
+from outlex.models.tokenizer import load_tokenizer
+from outlex.vocab.retokenizer import first_tokens
+from outlex.vocab.token_bytes import shared_tokens
+from outlex.vocab.token_map import TokenMap
 from outlex.vocab.tokenizer_facts import TokenizerFacts, facts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["load_head", "load_heads", "load_tokenizer_facts"]
+__all__ = ["Translation", "load_head", "load_heads", "load_tokenizer_facts", "load_translation"]
 
 
 def load_heads(header: TraceHeader, *, device: torch.device | str = "auto") -> tuple[LinearHead, LinearHead]:
@@ -80,6 +85,49 @@ def load_head(
     )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Translation:
+    """From the tokens of a drafter with another tokenizer to the target's.
+
+    Attributes:
+        shared: drafter rows to tokens of the target, see `shared_tokens`.
+        first_ids: int64 [n_draft], the target's token that each row's text begins with, see `first_tokens`.
+    """
+
+    shared: TokenMap
+    first_ids: Tensor = field(repr=False)
+
+
+def load_translation(header: TraceHeader, *, device: torch.device | str = "auto") -> Translation | None:
+    """For traces of a drafter with another tokenizer; None for one tokenizer.
+
+    Raises:
+        ModelError: a tokenizer cannot be found.
+        MismatchError: one of the two is not the traced one.
+    """
+    if header.drafter_tokenizer is None:
+        return None
+    target, drafter = load_tokenizer(header.target.source), load_tokenizer(header.drafter.source)
+    facts, own = facts_of(target), facts_of(drafter)
+    for found, wanted, model in (
+        (facts, header.tokenizer_fingerprint, header.target),
+        (own, header.drafter_tokenizer, header.drafter),
+    ):
+        if found.fingerprint != wanted:
+            raise MismatchError(
+                f"{model.source} has another tokenizer than when it was traced",
+                got=f"fingerprint {found.fingerprint[:12]}",
+                expected=f"fingerprint {wanted[:12]}",
+                next_step="put the traced checkpoint back, or trace the pair again with `outlex trace`",
+            )
+    shared = shared_tokens(facts, own, n_draft=header.drafter.n_rows, n_target=header.target.n_rows)
+    torch_device = resolve_device(device)
+    return Translation(
+        shared=shared.to(torch_device),
+        first_ids=first_tokens(target, drafter, shared=shared).to(torch_device),
+    )
+
+
 def load_tokenizer_facts(
     traced: TracedModel, *, cache_dir: str | os.PathLike[str] | None = None, progress: bool = True
 ) -> TokenizerFacts:
@@ -107,7 +155,9 @@ def load_tokenizer_facts(
 def _locate(
     traced: TracedModel, dtype: torch.dtype, cache_dir: str | os.PathLike[str] | None, *, progress: bool
 ) -> Path:
-    return locate(traced.source, dtype=dtype, cache_dir=cache_dir, report=Reporter(enabled=progress)).directory
+    return locate(
+        traced.head_source or traced.source, dtype=dtype, cache_dir=cache_dir, report=Reporter(enabled=progress)
+    ).directory
 
 
 def _matrices(directory: Path, traced: TracedModel) -> Iterator[tuple[Tensor, Tensor | None]]:

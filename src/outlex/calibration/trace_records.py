@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from outlex.drafters.eagle import EagleDrafter
 from outlex.errors import ArtifactError, MismatchError
 from outlex.models.output_head import output_head
 from outlex.models.runner import BodyRunner
@@ -46,6 +47,8 @@ class TracedModel:
         head_fingerprint: see `LinearHead.fingerprint`.
         body_bytes: weights that one step reads, LM head left out.
         head_bytes: weights of the LM head.
+        head_source: what `load_model` loads the model by whose LM head and tokenizer these are; None for `source`. An
+            EAGLE drafter has those of its target.
     """
 
     name: str
@@ -59,27 +62,32 @@ class TracedModel:
     head_fingerprint: str
     body_bytes: int
     head_bytes: int
+    head_source: str | None = None
 
     @classmethod
-    def of(cls, loaded: LanguageModel) -> TracedModel:
+    def of(cls, loaded: LanguageModel | EagleDrafter) -> TracedModel:
         """Describe a loaded model.
 
         Raises:
             ModelError: its head or its cache cannot be used, see `output_head` and `BodyRunner`.
         """
-        head = output_head(loaded)
+        if isinstance(loaded, EagleDrafter):
+            head, owner, body_bytes = loaded.full_head, loaded.target, loaded.body_bytes
+        else:
+            head, owner, body_bytes = output_head(loaded), loaded, BodyRunner(loaded).bytes_per_step
         return cls(
             name=loaded.name,
             source=loaded.source,
-            dtype=str(loaded.dtype).removeprefix("torch."),
+            dtype=str(owner.dtype).removeprefix("torch."),
             n_rows=head.n_rows,
             hidden_size=int(head.weight.shape[1]),
             scale=head.scale,
             softcap=head.softcap,
             has_bias=head.bias is not None,
             head_fingerprint=head.fingerprint,
-            body_bytes=BodyRunner(loaded).bytes_per_step,
+            body_bytes=body_bytes,
             head_bytes=head.n_bytes,
+            head_source=None if owner is loaded else owner.source,
         )
 
     def check(self, head: LinearHead, *, role: str) -> None:

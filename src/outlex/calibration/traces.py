@@ -186,17 +186,20 @@ class TraceSet:
         self.header.target.check(target, role="target")
         self.header.drafter.check(drafter, role="drafter")
 
-    def check_vocab(self, fingerprint: str, n_tokenizer: int, *, what: str) -> None:
-        """Check that a draft vocabulary speaks of the tokenizer of these traces.
+    def check_vocab(self, fingerprint: str, n_tokenizer: int, *, what: str, of_drafter: bool = False) -> None:
+        """Check that a draft vocabulary speaks of the tokenizer of these traces, or of the drafter's own.
 
         Raises:
             MismatchError: it does not.
         """
-        if fingerprint != self.header.tokenizer_fingerprint:
+        wanted = self.header.drafter_tokenizer if of_drafter else None
+        wanted = wanted or self.header.tokenizer_fingerprint
+        if fingerprint != wanted:
+            owner = self.header.drafter if of_drafter else self.header.target
             raise MismatchError(
                 f"{what} was made for another tokenizer than the traces",
                 got=f"{n_tokenizer} entries, fingerprint {fingerprint[:12]}",
-                expected=f"{self.header.n_tokenizer} entries, fingerprint {self.header.tokenizer_fingerprint[:12]}",
+                expected=f"the tokenizer of {owner.name}, fingerprint {wanted[:12]}",
                 next_step="trim a drafter of the traced pair, or trace the pair that this belongs to",
             )
 

@@ -34,7 +34,10 @@ def bench(
         Path,
         typer.Option("--prompts", help="JSON lines with 'prompt' or 'messages', and 'id' and 'domain' if you like."),
     ],
-    drafter: Annotated[str | None, typer.Option("--drafter", help="A smaller model with the same tokenizer.")] = None,
+    drafter: Annotated[
+        str | None,
+        typer.Option("--drafter", help="A smaller model with the same tokenizer, or an EAGLE directory."),
+    ] = None,
     cross_tokenizer: CrossTokenizerOption = False,
     trimmed: Annotated[
         list[Path] | None,

@@ -146,7 +146,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _run(config: ForecastConfig) -> Forecast:
-    from outlex.calibration.head_files import load_heads
+    from outlex.calibration.head_files import load_heads, load_translation
     from outlex.calibration.traces import TraceSet
     from outlex.drafters import load_draft_head
     from outlex.forecast import forecast as make_forecast
@@ -159,6 +159,9 @@ def _run(config: ForecastConfig) -> Forecast:
     header = sets[0].header
     times = None if config.bench is None else times_of_bench(config.bench)
     vocabs = _vocabs(config, header)
+    translation = load_translation(header, device=config.machine.device)
+    if header.drafter.head_source is not None:
+        _warn_of_eagle(config)
     if config.measure:
         times = _measured(config, header, [*made, *vocabs])
     say("loading the two LM heads ...", style="dim")
@@ -169,12 +172,33 @@ def _run(config: ForecastConfig) -> Forecast:
             sets,
             target_head=heads[0],
             drafter_head=heads[1],
+            shared=None if translation is None else translation.shared,
             candidates=[*made, *vocabs],
             temperatures=config.temperatures or own,
             draft_lens=config.draft_lens,
             times=times,
             on_progress=ticker.of_total,
         )
+
+
+def _warn_of_eagle(config: ForecastConfig) -> None:
+    """Traces of an EAGLE drafter hold the first draft of each block.
+
+    Raises:
+        InputError: its step is to be timed.
+    """
+    if config.measure:
+        raise InputError(
+            "The step of an EAGLE drafter cannot be timed without its target's states",
+            got="--measure",
+            expected="times of 'outlex bench', or none",
+            next_step="give --bench RESULT",
+        )
+    say(
+        "an EAGLE drafter reads the target's own states at the first draft of a block only, and only these are traced:"
+        " acceptance is that of first drafts, and tokens a pass are at most what is forecast",
+        style="yellow",
+    )
 
 
 def _vocabs(config: ForecastConfig, header: TraceHeader) -> list[SubVocab]:
@@ -188,14 +212,16 @@ def _vocabs(config: ForecastConfig, header: TraceHeader) -> list[SubVocab]:
     if not config.tokens:
         return []
     facts = load_tokenizer_facts(header.drafter)
-    kept = must_keep(facts, stop_ids=[i for i in header.stop_ids if i < facts.n_entries])
+    one_tokenizer = header.drafter_tokenizer is None
+    # with two tokenizers the traces' stop tokens are the target's; a list of the drafter's tokens keeps its own end
+    kept = must_keep(facts, stop_ids=[i for i in header.stop_ids if i < facts.n_entries] if one_tokenizer else [])
     ranked = rank(read_evidence(config.tokens, facts=facts), facts=facts, must_keep=kept)
     return [
         SubVocab.from_ranking(
             ranked.ids,
             size=size,
             facts=facts,
-            n_target=min(header.target.n_rows, header.drafter.n_rows),
+            n_target=min(header.target.n_rows, header.drafter.n_rows) if one_tokenizer else header.drafter.n_rows,
             must_keep=kept,
             provenance=ranked.provenance,
         )

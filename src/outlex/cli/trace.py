@@ -24,9 +24,10 @@ from outlex.errors import InputError
 
 if TYPE_CHECKING:
     from outlex.calibration.traces import TraceSet
+    from outlex.drafters import EagleDrafter
     from outlex.models import LanguageModel
 
-__all__ = ["trace"]
+__all__ = ["next_command", "print_report", "report_of", "trace"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,9 @@ class TraceConfig:
 
 def trace(
     target: Annotated[str, typer.Option("--target", help=f"The target: {MODEL_HELP}.")],
-    drafter: Annotated[str, typer.Option("--drafter", help="A smaller model with the same tokenizer.")],
+    drafter: Annotated[
+        str, typer.Option("--drafter", help="A smaller model with the same tokenizer, or an EAGLE directory.")
+    ],
     prompts: Annotated[
         Path,
         typer.Option("--prompts", help="JSON lines with 'prompt' or 'messages', and 'id' and 'domain' if you like."),
@@ -115,24 +118,27 @@ def trace(
         machine=Machine(dtype=dtype, device=device, threads=threads),
     )
     traces = _run(config)
-    report = _report(config, traces)
+    report = report_of(traces, config.output, following=next_command(traces, config.output))
     if as_json:
         emit_json(report)
     else:
-        _print(report)
+        print_report(report)
 
 
 def _run(config: TraceConfig) -> TraceSet:
     from outlex.bench.workload import encode_prompt, read_prompts
     from outlex.calibration.collect import TraceRequest, collect_traces
     from outlex.calibration.trace_files import find_header
+    from outlex.formats.eagle_checkpoint import load_drafter
 
     records = read_prompts(config.prompts, limit=config.n_prompts)
     field = config.responses_field
     responses = None if field is None else _read_responses(config.prompts, field)
     find_header(config.output)  # refuses a wrong place before anything is loaded
     target = config.machine.load(config.target)
-    drafter = target if config.drafter == config.target else config.machine.load(config.drafter)
+    drafter: LanguageModel | EagleDrafter = target
+    if config.drafter != config.target:
+        drafter = load_drafter(config.drafter, target=target, load=config.machine.load)
     requests = [
         TraceRequest(
             id=record.id,
@@ -187,7 +193,8 @@ def _response_ids(target: LanguageModel, response: str) -> tuple[int, ...]:
     return (*ids, end) if isinstance(end, int) and (not ids or ids[-1] != end) else tuple(ids)
 
 
-def _report(config: TraceConfig, traces: TraceSet) -> dict[str, Any]:
+def report_of(traces: TraceSet, output: Path, *, following: list[str]) -> dict[str, Any]:
+    """What was traced; `following` are the arguments of the command to try next."""
     domains: dict[str, dict[str, int]] = {
         name: {
             "n_prompts": sum(prompt.domain == name for prompt in traces.prompts),
@@ -196,7 +203,7 @@ def _report(config: TraceConfig, traces: TraceSet) -> dict[str, Any]:
         for name in traces.domains
     }
     return {
-        "output": str(config.output),
+        "output": str(output),
         "target": traces.header.target.name,
         "drafter": traces.header.drafter.name,
         "temperature": traces.temperature,
@@ -205,18 +212,19 @@ def _report(config: TraceConfig, traces: TraceSet) -> dict[str, Any]:
         "n_ended": sum(prompt.finish_reason == "stop" for prompt in traces.prompts),
         "n_bytes": sum(shard.n_bytes for shard in traces.header.shards),
         "domains": domains,
-        "next": copyable(_next(config, traces)),
+        "next": copyable(following),
     }
 
 
-def _next(config: TraceConfig, traces: TraceSet) -> list[str]:
+def next_command(traces: TraceSet, output: Path) -> list[str]:
+    """A command that these traces are good for."""
     if traces.header.drafter_tokenizer is None:
-        return ["forecast", "--traces", str(config.output), "--tokens", "RANKING", "--sizes", "4096,16384"]
-    pair = ["--target", config.target, "--drafter", config.drafter, "--cross-tokenizer"]
-    return ["bench", *pair, "--baselines", "ar,untrimmed", "--prompts", str(config.prompts)]
+        return ["forecast", "--traces", str(output), "--tokens", "RANKING", "--sizes", "4096,16384"]
+    return ["experiment", "pruning", "--traces", str(output), "-o", "experiments"]
 
 
-def _print(report: dict[str, Any]) -> None:
+def print_report(report: dict[str, Any]) -> None:
+    """`report_of` for people."""
     console = stdout_console()
     text = "given responses" if report["temperature"] is None else f"sampled at T = {report['temperature']:g}"
     domains = ", ".join(f"{name} {values['n_prompts']}" for name, values in report["domains"].items())

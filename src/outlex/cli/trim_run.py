@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outlex.artifact import check_destination
@@ -12,9 +13,12 @@ from outlex.cli.output import say
 from outlex.cli.trim_config import Objective, SizeSearch, TrimConfig
 from outlex.cli.trim_report import report
 from outlex.cli.trim_speed import read_traces, search_speed
+from outlex.drafters.eagle import EagleDrafter
 from outlex.drafters.trimmed import KIND
 from outlex.drafters.trimmed import trim as trim_drafter
 from outlex.errors import InputError
+from outlex.formats.eagle_checkpoint import is_eagle_directory, load_eagle, read_eagle
+from outlex.formats.tensor_files import read_config
 from outlex.models.output_head import output_head
 from outlex.selection.architecture import shape_of
 from outlex.selection.cost import Cost, weight_bytes
@@ -45,7 +49,8 @@ def run_trim(config: TrimConfig) -> dict[str, Any]:
         OutlexError: whatever cannot be had, read, chosen or written; nothing is left half-written.
     """
     check_destination(config.output, kind=KIND)
-    drafter = config.machine.load(config.drafter)
+    eagle = _eagle(config)
+    drafter = config.machine.load(config.drafter) if eagle is None else eagle.target
     facts = facts_of(drafter.tokenizer)
     source, reported = _read_sources(config, facts)
     full = output_head(drafter)
@@ -53,7 +58,7 @@ def run_trim(config: TrimConfig) -> dict[str, Any]:
     sets = read_traces(config.size, full)
     for one in sets:
         n_target, stop_ids = one.header.target.n_rows, stop_ids | set(one.header.stop_ids)
-    if config.target is not None and config.target != config.drafter:
+    if eagle is None and config.target is not None and config.target != config.drafter:
         n_target, target_stop_ids = _read_target(config.target, config.machine, facts, sets)
         stop_ids |= target_stop_ids
     kept = must_keep(
@@ -70,7 +75,7 @@ def run_trim(config: TrimConfig) -> dict[str, Any]:
     if isinstance(config.size, SizeSearch):
         curve = curve_of(ranked, facts=facts, n_target=n_shared, must_keep=kept)
         if config.size.speed is None:
-            size_search = _search(config.size, curve, drafter, config.machine)
+            size_search = _search(config.size, curve, eagle or drafter, config.machine)
         else:
             size_search = search_speed(
                 config.size,
@@ -85,7 +90,7 @@ def run_trim(config: TrimConfig) -> dict[str, Any]:
         vocab = cut(size=size_search["size"], provenance={**ranked.provenance, "size_search": size_search})
     else:
         vocab = cut(size=config.size, provenance=ranked.provenance)
-    trimmed = trim_drafter(drafter, vocab.with_target_width(n_target))
+    trimmed = trim_drafter(eagle or drafter, vocab.with_target_width(n_target))
     trimmed.save(config.output)
     return report(
         trimmed,
@@ -99,6 +104,32 @@ def run_trim(config: TrimConfig) -> dict[str, Any]:
         size_search=size_search,
         full_bytes=full.n_bytes,
     )
+
+
+def _eagle(config: TrimConfig) -> EagleDrafter | None:
+    """An EAGLE drafter with its target, whose head is what is trimmed; None for any other drafter.
+
+    Raises:
+        InputError: nobody says which target it belongs to, or the size is to be searched for by timing it.
+    """
+    if not is_eagle_directory(config.drafter):
+        return None
+    if isinstance(config.size, SizeSearch) and config.size.objective is not Objective.flops:
+        raise InputError(
+            "The step of an EAGLE drafter is neither timed nor weighed to choose a size",
+            got=f"--objective {config.size.objective.value}",
+            expected=f"--objective {Objective.flops.value}, or a size",
+            next_step="give --size N, and compare sizes with 'outlex bench'",
+        )
+    source = config.target or read_eagle(config.drafter).config.target.source
+    if source is None:
+        raise InputError(
+            "An EAGLE drafter is trimmed by the rows of its target's head, and this one does not name its target",
+            got=config.drafter,
+            expected="--target MODEL",
+            next_step="give the model that it drafts for as --target",
+        )
+    return load_eagle(config.drafter, target=config.machine.load(source))
 
 
 def _read_sources(config: TrimConfig, facts: TokenizerFacts) -> tuple[Evidence | Ranking, Evidence | None]:
@@ -118,11 +149,16 @@ def _read_sources(config: TrimConfig, facts: TokenizerFacts) -> tuple[Evidence |
     return source, reported
 
 
-def _search(settings: SizeSearch, curve: CoverageCurve, drafter: LanguageModel, machine: Machine) -> dict[str, Any]:
-    if settings.objective is Objective.latency:
+def _search(
+    settings: SizeSearch, curve: CoverageCurve, drafter: LanguageModel | EagleDrafter, machine: Machine
+) -> dict[str, Any]:
+    if isinstance(drafter, EagleDrafter):
+        config = read_config(Path(drafter.source) / "config.json")
+        cost: Cost = replace(shape_of(config), n_rows=drafter.full_head.n_rows).flops()
+    elif settings.objective is Objective.latency:
         machine.warn_if_busy()
         say("measuring the drafter's step at several sizes ...", style="dim")
-        cost: Cost = measure_latency(drafter)
+        cost = measure_latency(drafter)
     elif settings.objective is Objective.bytes:
         cost = weight_bytes(drafter)
     else:

@@ -9,7 +9,9 @@ target   reads  c  d1 d2 d3
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,8 +23,10 @@ from outlex.proposals.base import DraftScores, Proposal, ProposalLaw
 from outlex.randomness import Randomness
 from outlex.sampling import SamplingParams, penalize_repetition, probabilities
 from outlex.verify import overlap, verify
+from outlex.vocab.shortlist import Shortlist
+from outlex.vocab.token_map import TokenMap
 
-__all__ = ["Block", "BlockDecoder"]
+__all__ = ["Block", "BlockDecoder", "BlockObserver"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,26 @@ class Block:
         )
 
 
+class BlockObserver(Protocol):
+    """Is shown what every block was decided by, before it is let go. The clock pauses meanwhile."""
+
+    def observe(
+        self,
+        block: Block,
+        target_probs: Tensor,
+        laws: Sequence[ProposalLaw],
+        token_maps: Sequence[TokenMap | Shortlist],
+    ) -> None:
+        """A block was verified.
+
+        Args:
+            block: what came of it, before a stop token or string may `cut` it.
+            target_probs: p [n_drafts + 1, n_target]; the last row is that of the bonus token.
+            laws: q̃ of each draft.
+            token_maps: which tokens the draft head had at each draft.
+        """
+
+
 class BlockDecoder:
     """Decodes one request. Token level only: no text, no stop conditions.
 
@@ -78,6 +102,7 @@ class BlockDecoder:
         prompt_ids: int, at least one.
         clock: books the drafter's and the target's forwards, and pauses while β is computed.
         measure: compute β at tested positions.
+        observer: is shown each block's laws.
     """
 
     def __init__(
@@ -92,6 +117,7 @@ class BlockDecoder:
         prompt_ids: list[int],
         clock: Stopwatch,
         measure: bool,
+        observer: BlockObserver | None = None,
     ) -> None:
         self._target = target
         self._drafter = drafter
@@ -100,6 +126,7 @@ class BlockDecoder:
         self._params = params
         self._randomness = randomness
         self._measure = measure
+        self._observer = observer
         self._clock = clock
         self._n_context = len(prompt_ids)
         self._pending = torch.tensor(prompt_ids, device=target.device)
@@ -127,10 +154,11 @@ class BlockDecoder:
             NumericalError: logits hold NaN or infinity.
         """
         laws: list[ProposalLaw] = []
+        token_maps: list[TokenMap | Shortlist] = []
         draft_ids = self._pending.new_empty(0)
         drafter, draft_len = self._drafter, self._room_for_drafts(max_tokens)
         if drafter is not None and draft_len:
-            draft_ids, laws = self._draft(drafter, draft_len)
+            draft_ids, laws, token_maps = self._draft(drafter, draft_len)
         fed = torch.cat([self._pending, draft_ids.clamp_min(0)])  # -1 is rejected whatever stands in its place
         # what the draft head wants to know of the prompt; later blocks have one pending token, and nothing before it
         n_before = min(drafter.head.prompt_logits, self._pending.shape[0] - 1) if drafter else 0
@@ -153,6 +181,9 @@ class BlockDecoder:
             with self._clock.section("paused"):
                 betas = [overlap(target_probs[i : i + 1], laws[i].dense()) for i in range(block.n_tested)]
                 block = replace(block, overlaps=tuple(float(beta) for beta in betas))
+        if self._observer is not None:
+            with self._clock.section("paused"):
+                self._observer.observe(block, target_probs, laws, token_maps)
         self._commit(emitted, verdict.n_accepted, out.features)
         if drafter is not None:
             # rows behind the first rejected draft are about text that does not stand
@@ -166,22 +197,24 @@ class BlockDecoder:
         room = min(drafter.max_length, self._target.max_length) - self._n_context
         return max(0, min(self._draft_len, max_tokens - 1, room))
 
-    def _draft(self, drafter: Drafter, draft_len: int) -> tuple[Tensor, list[ProposalLaw]]:
+    def _draft(self, drafter: Drafter, draft_len: int) -> tuple[Tensor, list[ProposalLaw], list[TokenMap | Shortlist]]:
         laws: list[ProposalLaw] = []
+        token_maps: list[TokenMap | Shortlist] = []
         ids: list[Tensor] = []
         with self._clock.section("draft"):
             hidden = drafter.advance(self._news, n_accepted=self._n_news_accepted, features=self._news_features)
         self._news = self._news[:0]
         for i in range(draft_len):
-            with self._clock.section("draft"):
+            with self._clock.section("head"):
                 scores = drafter.head.score(hidden)
             law = self._proposal.law(self._penalized_scores(scores, ids), self._params)
             laws.append(law)
+            token_maps.append(scores.token_map)
             ids.append(law.sample(self._randomness))
             if i + 1 < draft_len:
                 with self._clock.section("draft"):
                     hidden = drafter.step(ids[-1].clamp_min(0))
-        return torch.cat(ids), laws
+        return torch.cat(ids), laws, token_maps
 
     def _commit(self, emitted: list[int], n_accepted: int, features: Tensor | None) -> None:
         n_pending = self._pending.shape[0]

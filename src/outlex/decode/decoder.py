@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from outlex.decode.block import BlockDecoder
+from outlex.decode.block import BlockDecoder, BlockObserver
 from outlex.decode.generation import Generation, Step
 from outlex.decode.stopwatch import Stopwatch
 from outlex.decode.text import TextStream
 from outlex.drafters.artifacts import DraftHeadArtifact, proposal_of
 from outlex.drafters.base import Drafter
+from outlex.drafters.eagle import EagleDrafter
 from outlex.drafters.independent import IndependentDrafter
 from outlex.drafters.retokenizing import RetokenizingDrafter
 from outlex.errors import InputError
@@ -42,8 +43,7 @@ class SpeculativeDecoder:
         drafter: a smaller model with the same tokenizer, any `Drafter` (`RetokenizingDrafter` for a model with another
             tokenizer), or None to decode autoregressively.
         trimmed: use this trimmed or fitted head instead of the drafter's whole one.
-        cross_tokenizer: let a loaded drafter have another tokenizer: it becomes a `RetokenizingDrafter`. A proposal
-            that `trimmed` brings along is left out then: it speaks of other tokens.
+        cross_tokenizer: let a loaded drafter have another tokenizer: it becomes a `RetokenizingDrafter`.
         proposal: q ↦ q̃; by default the one that the trimmed or fitted head brings along, else TLI.
         draft_len: γ, tokens drafted before each target pass.
 
@@ -71,12 +71,14 @@ class SpeculativeDecoder:
             )
         self.loaded = target
         self.target: Target = TargetRunner(target)
+        tokenizer, stored = None, trimmed
         if cross_tokenizer and isinstance(drafter, LanguageModel):
+            tokenizer = facts_of(target.tokenizer).fingerprint
             drafter, trimmed = RetokenizingDrafter(target, drafter, trimmed=trimmed), None
         self._trimmed = trimmed
         self.drafter = self._as_drafter(target, drafter, trimmed)
-        if proposal is None and trimmed is not None:
-            proposal = proposal_of(trimmed, n_target=self.target.n_target, device=target.device)
+        if proposal is None and stored is not None:
+            proposal = proposal_of(stored, n_target=self.target.n_target, device=target.device, tokenizer=tokenizer)
         self.proposal: Proposal = proposal or Tli()
         self.draft_len = draft_len
 
@@ -93,6 +95,9 @@ class SpeculativeDecoder:
             if trimmed is None:
                 return IndependentDrafter(drafter, n_target=n_target)
             return IndependentDrafter(drafter, head=trimmed.head_for(drafter, n_target=n_target))
+        if isinstance(drafter, EagleDrafter):
+            drafter.checkpoint.config.target.check(target)
+            return drafter if trimmed is None else drafter.with_head(trimmed)
         if trimmed is not None:
             raise InputError(
                 "A trimmed or fitted head needs the drafter it was made for",
@@ -147,6 +152,7 @@ class SpeculativeDecoder:
         generator: torch.Generator | None = None,
         ignore_stop_ids: bool = False,
         measure: bool = False,
+        observer: BlockObserver | None = None,
     ) -> Iterator[Step]:
         """Decode one request, one `Step` a target pass. The decoder serves one stream at a time.
 
@@ -159,6 +165,7 @@ class SpeculativeDecoder:
             generator: used instead of `seed`, on the target's device.
             ignore_stop_ids: go on after end-of-sequence tokens, for benchmarks of fixed length.
             measure: also compute the exact acceptance probability β at each tested position.
+            observer: is shown the laws behind every block, such as an `outlex.decode.token_trace.TokenTrace`.
 
         Raises:
             InputError: an empty prompt, one that leaves no room in the context, ids out of range.
@@ -173,7 +180,7 @@ class SpeculativeDecoder:
         stop_ids = frozenset() if ignore_stop_ids else self.loaded.stop_ids
         limit = min(max_new_tokens, self.target.max_length - len(prompt_ids))
         return self._stream(
-            prompt_ids, params or SamplingParams(), generator, text, stop_ids, limit, max_new_tokens, measure
+            prompt_ids, params or SamplingParams(), generator, text, stop_ids, limit, max_new_tokens, measure, observer
         )
 
     @torch.inference_mode()
@@ -187,6 +194,7 @@ class SpeculativeDecoder:
         limit: int,
         max_new_tokens: int,
         measure: bool,
+        observer: BlockObserver | None,
     ) -> Iterator[Step]:
         clock = Stopwatch(self.target.device, synchronize=measure)
         blocks = BlockDecoder(
@@ -199,6 +207,7 @@ class SpeculativeDecoder:
             prompt_ids=prompt_ids,
             clock=clock,
             measure=measure,
+            observer=observer,
         )
         n_left, reason = limit, None
         while reason is None:

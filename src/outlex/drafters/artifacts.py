@@ -94,16 +94,24 @@ def load_draft_head(directory: str | os.PathLike[str]) -> TrimmedDrafter | Fitte
     )
 
 
-def proposal_of(artifact: DraftHeadArtifact, *, n_target: int, device: torch.device) -> Proposal:
+def proposal_of(
+    artifact: DraftHeadArtifact, *, n_target: int, device: torch.device, tokenizer: str | None = None
+) -> Proposal:
     """The proposal in an artifact, on a device; TLI where there is none.
 
+    Args:
+        artifact: of the drafter.
+        n_target: rows of the target's head.
+        device: where the scores are.
+        tokenizer: fingerprint of the target's tokenizer, if the drafter has another one.
+
     Raises:
-        MismatchError: it was fitted for a target's head of another width.
+        MismatchError: it was fitted for a target's head of another width, or for other tokens.
     """
     stored = artifact.stored
     if stored is None or stored.proposal is None:
         return Tli()
-    stored.check_target(n_target)
+    stored.check_target(n_target, tokenizer=tokenizer)
     return stored.proposal.to(device)
 
 

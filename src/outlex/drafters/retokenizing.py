@@ -15,30 +15,45 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from outlex.drafters.trimmed import TrimmedDrafter
 from outlex.errors import InputError, MismatchError
-from outlex.heads.linear import FullHead, StaticHead
+from outlex.heads.linear import StaticHead
 from outlex.models.output_head import output_head
 from outlex.models.runner import BodyRunner
-from outlex.vocab.retokenizer import Retokenizer
+from outlex.proposals.respelled import Respelled
+from outlex.vocab.retokenizer import Retokenizer, first_tokens
 from outlex.vocab.token_bytes import shared_tokens
 from outlex.vocab.token_map import TokenMap
 from outlex.vocab.tokenizer_facts import facts_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from outlex.drafters.artifacts import DraftHeadArtifact
     from outlex.heads.base import DraftHead
+    from outlex.heads.linear import LinearHead
     from outlex.models.language_model import LanguageModel
 
-__all__ = ["RetokenizingDrafter"]
+__all__ = ["RetokenizingDrafter", "TextSource", "retokenized_head"]
 
 _RESERVE = 64  # places of the drafter's context that are kept free for a block's drafts
 _SPARE = 16  # a sliding window forgets: go back so much further than needed, to be able to go back again
+
+
+class TextSource(Protocol):
+    """What has to be known of a target to read its text; a `LanguageModel` is one."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    @property
+    def n_rows(self) -> int:
+        """Of its LM head, padding included."""
 
 
 class RetokenizingDrafter:
@@ -60,17 +75,19 @@ class RetokenizingDrafter:
     feature_layers: tuple[int, ...] = ()
     max_length = sys.maxsize
 
-    def __init__(
-        self, target: LanguageModel, drafter: LanguageModel, *, trimmed: DraftHeadArtifact | None = None
-    ) -> None:
+    def __init__(self, target: TextSource, drafter: LanguageModel, *, trimmed: DraftHeadArtifact | None = None) -> None:
         self.name = drafter.name
         self.loaded = drafter
         facts, own = facts_of(target.tokenizer), facts_of(drafter.tokenizer)
         self._target_fingerprint, self._n_target = facts.fingerprint, target.n_rows
         shared = shared_tokens(facts, own, n_draft=drafter.n_rows, n_target=target.n_rows)
-        self.head: DraftHead = _head(drafter, trimmed, shared)
+        if isinstance(trimmed, TrimmedDrafter):
+            trimmed.vocab.check_tokenizer(own)
+        self.head: DraftHead = retokenized_head(output_head(drafter), trimmed, shared=shared.to(drafter.device))
         self._own_ids: list[int] = shared.target_to_draft.tolist()
         self._text = Retokenizer(target.tokenizer, drafter.tokenizer)
+        self._shared, self._tokenizers = shared, (target.tokenizer, drafter.tokenizer)
+        self._rows = trimmed.vocab.draft_to_target if isinstance(trimmed, TrimmedDrafter) else None
         # where there is nothing to read, something must be
         self._filler = own.eos_id or 0
         self._body = BodyRunner(drafter)
@@ -78,6 +95,13 @@ class RetokenizingDrafter:
         window = getattr(drafter.model.config.get_text_config(), "sliding_window", None)
         self._spare = 0 if window is None else _SPARE
         self.begin()
+
+    def respelled(self) -> Respelled:
+        """The proposal that also draws what only the drafter has, as the target would begin to spell it."""
+        first_ids = first_tokens(*self._tokenizers, shared=self._shared)
+        if self._rows is not None:
+            first_ids = first_ids[self._rows]
+        return Respelled(first_ids=first_ids.to(self.loaded.device), n_target=self._n_target)
 
     @property
     def bytes_per_step(self) -> int:
@@ -176,10 +200,20 @@ class RetokenizingDrafter:
         return hidden[-1:]
 
 
-def _head(drafter: LanguageModel, trimmed: DraftHeadArtifact | None, shared: TokenMap) -> StaticHead:
+def retokenized_head(full: LinearHead, trimmed: DraftHeadArtifact | None, *, shared: TokenMap) -> StaticHead:
+    """A drafter's head in the tokens of a target with another tokenizer.
+
+    Args:
+        full: the drafter's whole head.
+        trimmed: a sub-vocabulary of the drafter's tokens; None for all of them.
+        shared: drafter rows to the target's tokens, on the device of `full`.
+
+    Raises:
+        MismatchError: `trimmed` was cut from another head, or kept no token that the target has.
+        InputError: `trimmed` is a fitted head.
+    """
     if trimmed is None:
-        full = FullHead(output_head(drafter), n_target=shared.n_draft)
-        return StaticHead(full.linear, shared.to(drafter.device), name=full.name)
+        return StaticHead(full, shared, name="untrimmed")
     if not isinstance(trimmed, TrimmedDrafter):
         raise InputError(
             "A fitted head cannot be used with a drafter that has another tokenizer",
@@ -187,8 +221,8 @@ def _head(drafter: LanguageModel, trimmed: DraftHeadArtifact | None, shared: Tok
             expected="a trimmed drafter, or its whole head",
             next_step="trim the drafter with `outlex trim`, or leave the head out",
         )
-    head = trimmed.head_for(drafter, n_target=shared.n_draft)
-    ids = shared.to_target(trimmed.vocab.draft_to_target)
+    head = trimmed.head_from(full, n_target=shared.n_draft)
+    ids = shared.to_target(trimmed.vocab.draft_to_target.to(shared.device))
     if not bool((ids >= 0).any()):
         raise MismatchError(
             "The trimmed drafter kept no token that the target has",
@@ -196,7 +230,7 @@ def _head(drafter: LanguageModel, trimmed: DraftHeadArtifact | None, shared: Tok
             expected="at least one shared token",
             next_step="trim again with more rows",
         )
-    token_map = TokenMap(ids, n_draft=trimmed.n_draft, n_target=shared.n_target).to(drafter.device)
+    token_map = TokenMap(ids, n_draft=trimmed.n_draft, n_target=shared.n_target)
     return StaticHead(head.linear, token_map, name=head.name)
 
 

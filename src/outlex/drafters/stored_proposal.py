@@ -24,11 +24,14 @@ class StoredProposal:
     Attributes:
         proposal: q ↦ q̃; None where TLI was found to be best.
         n_target: rows of the head of the target that it was fitted for.
+        target_tokenizer: fingerprint of that target's tokenizer, if the drafter has another one: ids of the proposal
+            are the target's then. None for one tokenizer.
         provenance: what was compared, on which traces, JSON values.
     """
 
     proposal: Restoring | None
     n_target: int
+    target_tokenizer: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -39,12 +42,25 @@ class StoredProposal:
         """Name and origin, JSON values."""
         return {"name": self.name, "n_target": self.n_target, **self.provenance}
 
-    def check_target(self, n_target: int) -> None:
-        """Check that a target's head is as wide as the one this was fitted for.
+    def check_target(self, n_target: int, *, tokenizer: str | None = None) -> None:
+        """Check that a target is like the one this was fitted for.
+
+        Args:
+            n_target: rows of its head.
+            tokenizer: fingerprint of its tokenizer, if the drafter has another one.
 
         Raises:
-            MismatchError: it is not.
+            MismatchError: a head of another width, or other tokens.
         """
+        if self.proposal is not None and tokenizer != self.target_tokenizer:
+            raise MismatchError(
+                "The proposal in this artifact was fitted for a target with another tokenizer",
+                got=f"tokenizer {tokenizer[:12]}" if tokenizer else "a target with the drafter's tokenizer",
+                expected=f"tokenizer {self.target_tokenizer[:12]}, with --cross-tokenizer"
+                if self.target_tokenizer
+                else "a target with the drafter's tokenizer",
+                next_step="run `outlex fit` on traces of this pair, or ask for another proposal, such as TLI",
+            )
         if self.proposal is not None and n_target != self.n_target:
             raise MismatchError(
                 "The proposal in this artifact was fitted for another target",
@@ -56,7 +72,9 @@ class StoredProposal:
     def to_parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Config and tensors, to go into the artifact's own."""
         config, tensors = (None, {}) if self.proposal is None else self.proposal.to_parts()
-        entry = {"law": config, "n_target": self.n_target, "provenance": dict(self.provenance)}
+        entry: dict[str, Any] = {"law": config, "n_target": self.n_target, "provenance": dict(self.provenance)}
+        if self.target_tokenizer is not None:
+            entry["target_tokenizer"] = self.target_tokenizer
         return entry, {_PREFIX + name: tensor for name, tensor in tensors.items()}
 
     @classmethod
@@ -72,6 +90,7 @@ class StoredProposal:
         return cls(
             proposal=None if law is None else Restoring.from_parts(law, own),
             n_target=int(config["n_target"]),
+            target_tokenizer=config.get("target_tokenizer"),
             provenance=dict(config["provenance"]),
         )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from outlex.artifact import read_artifact, write_artifact
+from outlex.drafters.eagle import EagleDrafter
 from outlex.drafters.stored_proposal import StoredProposal, put_proposal, take_proposal
 from outlex.errors import ArtifactError, MismatchError
 from outlex.heads.linear import LinearHead, TrimmedHead, trim_head
@@ -159,15 +160,19 @@ class TrimmedDrafter:
         return TrimmedHead(expected, self.vocab.with_target_width(n_target))
 
 
-def trim(drafter: LanguageModel, vocab: SubVocab) -> TrimmedDrafter:
+def trim(drafter: LanguageModel | EagleDrafter, vocab: SubVocab) -> TrimmedDrafter:
     """Cut the LM-head rows of a sub-vocabulary out of a drafter.
 
     Raises:
         MismatchError: the sub-vocabulary was made for another tokenizer, or names rows the head lacks.
         ModelError: the drafter's head is quantised or unknown.
     """
-    vocab.check_tokenizer(facts_of(drafter.tokenizer))
-    full = output_head(drafter)
+    if isinstance(drafter, EagleDrafter):
+        vocab.check_tokenizer(facts_of(drafter.target.tokenizer))
+        full = drafter.full_head
+    else:
+        vocab.check_tokenizer(facts_of(drafter.tokenizer))
+        full = output_head(drafter)
     return TrimmedDrafter(
         vocab=vocab,
         linear=trim_head(full, vocab).linear,

@@ -1,0 +1,108 @@
+"""`outlex retrace`: another drafter on texts that are traced already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from outlex.cli.options import (
+    MODEL_HELP,
+    CrossTokenizerOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    Machine,
+    ThreadsOption,
+)
+from outlex.cli.output import emit_json, say
+from outlex.cli.progress import Ticker
+from outlex.cli.trace import next_command, print_report, report_of
+
+if TYPE_CHECKING:
+    from outlex.calibration.traces import TraceSet
+
+__all__ = ["retrace"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetraceConfig:
+    """One run.
+
+    Attributes:
+        traces: directory of `outlex trace`.
+        drafter: what `load_model` loads it by.
+        output: directory of the new traces.
+        batch_size, cross_tokenizer: as `outlex.calibration.retrace.retrace` takes them.
+        machine: where the drafter runs.
+    """
+
+    traces: Path
+    drafter: str
+    output: Path
+    batch_size: int
+    cross_tokenizer: bool
+    machine: Machine
+
+
+def retrace(
+    traces: Annotated[Path, typer.Option("--traces", help="Directory of `outlex trace`.")],
+    drafter: Annotated[str, typer.Option("--drafter", help=f"The other drafter: {MODEL_HELP}.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Directory to write; a run that was stopped goes on there.")
+    ],
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Prompts that are committed together.")] = 8,
+    cross_tokenizer: CrossTokenizerOption = False,
+    as_json: JsonOption = False,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Trace another drafter on texts that are traced already.
+
+    The target is not run again: its states, its text and its temperature stay as they are, and only the new drafter
+    reads. Two drafters on the same texts can be compared position by position.
+
+    \b
+    Example:
+      outlex retrace --traces traces --drafter smol135 --cross-tokenizer -o traces-smol
+    """
+    config = RetraceConfig(
+        traces=traces,
+        drafter=drafter,
+        output=output,
+        batch_size=batch_size,
+        cross_tokenizer=cross_tokenizer,
+        machine=Machine(dtype=dtype, device=device, threads=threads),
+    )
+    found = _run(config)
+    report = report_of(found, config.output, following=next_command(found, config.output))
+    if as_json:
+        emit_json(report)
+    else:
+        print_report(report)
+
+
+def _run(config: RetraceConfig) -> TraceSet:
+    from outlex.calibration.retrace import retrace as run
+    from outlex.calibration.trace_files import find_header
+    from outlex.calibration.traces import TraceSet
+
+    find_header(config.output)  # refuses a wrong place before anything is loaded
+    traces = TraceSet.load(config.traces)
+    drafter = config.machine.load(config.drafter)
+    with Ticker() as ticker:
+        try:
+            return run(
+                traces,
+                drafter,
+                config.output,
+                batch_size=config.batch_size,
+                cross_tokenizer=config.cross_tokenizer,
+                on_progress=ticker.of_total,
+            )
+        except KeyboardInterrupt:
+            say(f"\nwhat was finished is in {config.output}; the same command goes on from there")
+            raise
