@@ -19,14 +19,18 @@ from outlex.cli import (
     demo,
     diff,
     experiment,
+    export,
     fit,
     fit_head,
     forecast,
     generate,
     inspect,
     merge,
+    report,
+    retrace,
     trace,
     trim,
+    verify,
 )
 from outlex.cli.failures import EXIT_INTERRUPTED, EXIT_OTHER, explain, flush_stdout, silence_stdout
 from outlex.cli.output import say
@@ -108,6 +112,7 @@ for _command in (
     count.count,
     merge.merge,
     trace.trace,
+    retrace.retrace,
     trim.trim,
     fit_head.fit_head,
     fit.fit,
@@ -115,9 +120,12 @@ for _command in (
     forecast.forecast,
     generate.generate,
     bench.bench,
+    report.report,
     inspect.inspect,
     diff.diff,
     convert.convert,
+    export.export,
+    verify.verify,
 ):
     app.command(_command.__name__.replace("_", "-"), help=_help(_command))(_command)
 

@@ -1,4 +1,4 @@
-"""What each engine does with a file, read in the engines' sources. None of it was run here.
+"""What each engine does with a file, read in the engines' sources. Of all this only `vllm-plugin` was run.
 
 The table in docs/engines.md is made of `RULES`, and so is what `outlex inspect` says of one file.
 """
@@ -69,6 +69,16 @@ RULES: tuple[EngineRule, ...] = (
         traps=(
             "a vocab_size other than the target's makes it drop the truncation",
             "proposes the most probable token only",
+        ),
+    ),
+    EngineRule(
+        engine=_VLLM,
+        formats=("vllm-plugin",),
+        reads="drafts with the kept rows, if outlex is installed where it runs: the plugin registers the architecture",
+        traps=(
+            "without the plugin the architecture is unknown, and vLLM refuses the directory",
+            "draft_sample_method is greedy by default, which makes a fitted proposal void",
+            "0.32.0 on CPUs samples garbage without the plugin's repair, whatever the drafter",
         ),
     ),
     EngineRule(

@@ -17,6 +17,7 @@ from outlex.formats.speculators import Speculators
 from outlex.formats.token_ids import TokenIds
 from outlex.formats.torch_dict import AutomodelTokenMap, MappingDict
 from outlex.formats.torch_tensor import TorchTensor
+from outlex.formats.vllm_drafter import VllmDrafter
 
 __all__ = ["FORMATS", "WRITERS", "read_map", "recognise"]
 
@@ -31,6 +32,7 @@ FORMATS: tuple[Format, ...] = (
     Medusa(),
     GgufMap(),
     TokenIds(),
+    VllmDrafter(),
 )
 # By the name that `outlex convert --to` takes.
 WRITERS: dict[str, Writer] = {form.name: form for form in FORMATS if isinstance(form, Writer)}

@@ -1,0 +1,156 @@
+"""The engine, the reference and the prompts of `outlex verify`, loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from outlex.bench.workload import PromptRecord, encode_prompt, read_prompts
+from outlex.cli.options import Machine
+from outlex.conformance.engine_openai import OpenAiEngine
+from outlex.conformance.engine_outlex import OutlexEngine
+from outlex.conformance.engine_transformers import TransformersEngine
+from outlex.conformance.engine_vllm import VllmEngine, speculative_config
+from outlex.conformance.engines import Engine
+from outlex.conformance.law import Tolerance
+from outlex.conformance.reference import ModelReference
+from outlex.decode.decoder import SpeculativeDecoder
+from outlex.demo.prompts import PROMPTS
+from outlex.drafters import TrimmedDrafter, load_draft_head
+from outlex.errors import InputError
+from outlex.vocab.tokenizer_facts import check_same_tokenizer, facts_of
+
+if TYPE_CHECKING:
+    from outlex.drafters.artifacts import DraftHeadArtifact
+    from outlex.models import LanguageModel
+
+__all__ = ["Plan", "Subject", "build", "load_prompts"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the command line asks for; names as its options."""
+
+    engine: str
+    target: str
+    drafter: str | None
+    trimmed: Path | None
+    draft_len: int
+    prompt_lookup: bool
+    speculative_config: str | None
+    base_url: str | None
+    served_model: str | None
+    api_key: str | None
+    timeout_s: float
+    engine_dtype: str
+    machine: Machine
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """What is judged, and what it is judged by.
+
+    Attributes:
+        engine: the black box.
+        target: the reference's model, in float32.
+        reference: its law.
+        drafter: the drafter's law, where it can be loaded.
+        draft_ids: tokens that can be drafted, where they are known and not all.
+    """
+
+    engine: Engine
+    target: LanguageModel
+    reference: ModelReference
+    drafter: ModelReference | None
+    draft_ids: Tensor | None
+
+
+def build(plan: Plan) -> Subject:
+    """Load everything; what is cheap and can be wrong comes first.
+
+    Raises:
+        InputError, ModelError, MismatchError, ArtifactError: something is missing or does not fit.
+    """
+    Tolerance.of_dtype(plan.engine_dtype)
+    speculative = speculative_config(plan.speculative_config)
+    trimmed = None if plan.trimmed is None else load_draft_head(plan.trimmed)
+    source = plan.drafter or (None if trimmed is None else trimmed.base_source)
+    target = plan.machine.load(plan.target)
+    reference = ModelReference(target)
+    drafter = None if source is None else target if source == plan.target else plan.machine.load(source)
+    if drafter is not None:
+        check_same_tokenizer(facts_of(target.tokenizer), facts_of(drafter.tokenizer), remedy="")
+    if isinstance(trimmed, TrimmedDrafter):
+        trimmed.vocab.check_tokenizer(facts_of(target.tokenizer))
+    return Subject(
+        engine=_engine(plan, target, drafter, trimmed, speculative),
+        target=target,
+        reference=reference,
+        # a drafter that is the target prefers nothing
+        drafter=None if drafter is None or drafter is target else ModelReference(drafter, n_target=reference.n_target),
+        draft_ids=trimmed.vocab.draft_to_target if isinstance(trimmed, TrimmedDrafter) else None,
+    )
+
+
+def _engine(
+    plan: Plan,
+    target: LanguageModel,
+    drafter: LanguageModel | None,
+    trimmed: DraftHeadArtifact | None,
+    speculative: dict[str, object] | None,
+) -> Engine:
+    if plan.engine == "vllm":
+        return VllmEngine(_directory(plan.target), speculative=speculative, dtype=plan.engine_dtype)
+    if plan.engine == "openai":
+        assert plan.base_url is not None  # the command line checks
+        return OpenAiEngine(
+            plan.base_url,
+            model=plan.served_model or plan.target,
+            target=target,
+            dtype=plan.engine_dtype,
+            api_key=plan.api_key,
+            timeout_s=plan.timeout_s,
+        )
+    if plan.engine_dtype != "float32":  # models of its own, in that type
+        machine = replace(plan.machine, dtype=plan.engine_dtype)
+        same = drafter is target
+        target = machine.load(plan.target)
+        drafter = None if drafter is None else target if same else machine.load(drafter.source)
+    if plan.engine == "transformers":
+        if trimmed is not None:
+            raise InputError(
+                "transformers' own assisted generation takes no trimmed drafter",
+                got=f"--trimmed {plan.trimmed}",
+                expected="--drafter, or --prompt-lookup",
+                next_step="verify outlex: its hook for transformers runs the same loop",
+            )
+        return TransformersEngine(target, drafter, prompt_lookup=plan.prompt_lookup, draft_len=plan.draft_len)
+    return OutlexEngine(SpeculativeDecoder(target, drafter, trimmed=trimmed, draft_len=plan.draft_len))
+
+
+def _directory(source: str) -> str:
+    """A directory for engines that know no catalogue names."""
+    import torch
+
+    from outlex.models.locate import locate
+    from outlex.models.progress import Reporter
+
+    return str(locate(source, dtype=torch.float32, cache_dir=None, report=Reporter(enabled=True)).directory)
+
+
+def load_prompts(target: LanguageModel, path: Path | None, *, limit: int | None, raw: bool) -> list[Sequence[int]]:
+    """Token ids of the prompts in a file, or of the demo's.
+
+    Raises:
+        InputError: a file that cannot be used, or fewer prompts than `limit`.
+    """
+    if path is None:
+        own = [PromptRecord(id=str(i), domain=domain, text=text) for i, (domain, text) in enumerate(PROMPTS)]
+        records = own[:limit]
+    else:
+        records = read_prompts(path, limit=limit)
+    return [encode_prompt(target, record, raw=raw) for record in records]

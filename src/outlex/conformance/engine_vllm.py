@@ -1,0 +1,111 @@
+"""vLLM in this process as a black box. vLLM is imported when an engine is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from outlex.errors import InputError, ModelError
+from outlex.sampling import SamplingParams
+
+__all__ = ["VllmEngine", "speculative_config"]
+
+
+def speculative_config(text: str | None) -> dict[str, Any] | None:
+    """vLLM's speculative_config from JSON.
+
+    Raises:
+        InputError: no JSON object.
+    """
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        value = error
+    if isinstance(value, dict):
+        return value
+    raise InputError(
+        "The speculative config is no JSON object",
+        got=f"{text:.80}: {value}" if isinstance(value, Exception) else f"{text:.80}",
+        expected='such as {"model": "drafter", "num_speculative_tokens": 4, "draft_sample_method": "probabilistic"}',
+        next_step="quote it for the shell: --speculative-config '{...}'",
+    )
+
+
+class VllmEngine:
+    """`vllm.LLM` with or without drafts (protocol `Engine`). Outputs of one prompt share batches.
+
+    Args:
+        model: what vLLM loads as target: a directory or a Hub id.
+        speculative: vLLM's speculative_config; None decodes without drafts, which is the control.
+        dtype: float32, bfloat16 or float16.
+        max_model_len: longest context that is planned for.
+        settings: any other argument of `vllm.LLM`.
+
+    Raises:
+        ModelError: vLLM is not installed, or it refuses the model or the config.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        speculative: Mapping[str, Any] | None,
+        dtype: str,
+        max_model_len: int = 1024,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        try:
+            import vllm
+        except ImportError as error:
+            raise ModelError(
+                "vLLM is not installed in this environment",
+                got=error,
+                next_step="run outlex where vLLM is installed; docs/engines.md says how",
+            ) from error
+        arguments: dict[str, Any] = {
+            "model": model,
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            # answers from a prefix cache are as good, but drafts of a cached prompt are another code path
+            "enable_prefix_caching": False,
+            "generation_config": "vllm",  # nothing from the checkpoint's own filters
+            **(settings or {}),
+        }
+        if speculative is not None:
+            arguments["speculative_config"] = dict(speculative)
+        try:
+            self._llm: Any = vllm.LLM(**arguments)
+        except Exception as error:  # whatever the engine raises while it starts
+            raise ModelError(
+                "vLLM does not start with this model",
+                got=f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}",
+                next_step="try the same with vLLM alone; --engine-dtype float32 where the CPU has no bfloat16",
+            ) from error
+        self._params: Any = vllm.SamplingParams
+        drafted = "no drafts" if speculative is None else json.dumps(dict(speculative), sort_keys=True)
+        self.name = f"vllm {vllm.__version__}: {model}, {drafted}"
+        self.dtype = dtype
+
+    def sample(
+        self, prompt_ids: Sequence[int], *, params: SamplingParams, n_samples: int, max_new_tokens: int, seed: int
+    ) -> list[tuple[int, ...]]:
+        # seeded requests take another path through vLLM's sampler: what is judged is what users run, without seeds
+        del seed
+        wanted = self._params(
+            n=1 if params.greedy else n_samples,
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            repetition_penalty=params.repetition_penalty,
+            max_tokens=max_new_tokens,
+            ignore_eos=True,
+            detokenize=False,
+        )
+        # vLLM refuses several greedy outputs for one request
+        prompts = [{"prompt_token_ids": list(prompt_ids)}] * (n_samples if params.greedy else 1)
+        finished = self._llm.generate(prompts, wanted, use_tqdm=False)
+        return [tuple(output.token_ids) for request in finished for output in request.outputs]
