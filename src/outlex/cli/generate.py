@@ -32,7 +32,10 @@ def generate(
     target: Annotated[str, typer.Option("--target", help=f"The model whose text you want: {MODEL_HELP}.")],
     drafter: Annotated[
         str | None,
-        typer.Option("--drafter", help="A smaller model with the same tokenizer. Without it: no drafting."),
+        typer.Option(
+            "--drafter",
+            help="A smaller model with the same tokenizer, or an EAGLE directory. Without it: no drafting.",
+        ),
     ] = None,
     cross_tokenizer: CrossTokenizerOption = False,
     trimmed: Annotated[
@@ -79,6 +82,12 @@ def generate(
         bool,
         typer.Option("--show-blocks", help="Show on stderr which tokens were accepted, recovered or bonus."),
     ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace", help="Write p, q̃ and the alternatives of each token to this file, for `outlex report`."
+        ),
+    ] = None,
     as_json: JsonOption = False,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
@@ -117,12 +126,15 @@ def generate(
         draft_len=draft_len,
         proposal=proposal,
         machine=Machine(dtype=dtype, device=device, threads=threads),
+        trace=trace,
     )
-    from outlex.cli.generation import as_json_value, decode, print_blocks, print_statistics
+    from outlex.cli.generation import decode, print_blocks, print_statistics, save_trace
 
-    decoder, generation = decode(request, stream=not (no_stream or as_json))
+    decoder, generation, value = decode(request, stream=not (no_stream or as_json))
+    if trace is not None:
+        save_trace(trace, value)
     if as_json:
-        emit_json(as_json_value(request, decoder, generation))
+        emit_json(value)
     elif no_stream:
         sys.stdout.write(generation.text + "\n")
     if show_blocks:

@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from outlex.atomic import replace_file
+from outlex.bench.environment import describe_environment, publishable
 from outlex.cli.output import print_facts, say, stderr_console
 from outlex.cli.request import Request, make_proposal
 from outlex.decode import Generation, SpeculativeDecoder, Step
 from outlex.decode.text import TextStream
+from outlex.decode.token_trace import TokenTrace
 from outlex.drafters import load_draft_head
+from outlex.errors import ArtifactError
+from outlex.formats.eagle_checkpoint import load_drafter
 
 if TYPE_CHECKING:
+    from outlex.drafters import EagleDrafter
     from outlex.models import LanguageModel
 
-__all__ = ["as_json_value", "decode", "print_blocks", "print_statistics"]
+__all__ = ["decode", "decode_with", "print_blocks", "print_statistics", "save_trace"]
 
 _STYLES = {"accepted": "green", "recovered": "bold yellow", "bonus": "bold cyan"}
 
 
-def decode(request: Request, *, stream: bool) -> tuple[SpeculativeDecoder, Generation]:
+def decode(request: Request, *, stream: bool) -> tuple[SpeculativeDecoder, Generation, dict[str, Any]]:
     """Load the models and decode.
 
     Args:
         request: what was asked for.
         stream: write the text to stdout as it comes.
+
+    Returns:
+        The decoder, what came of it, and the same as JSON values.
     """
     decoder = _build(request)
+    generation, value = decode_with(decoder, request, stream=stream)
+    return decoder, generation, value
+
+
+def decode_with(
+    decoder: SpeculativeDecoder, request: Request, *, stream: bool = False
+) -> tuple[Generation, dict[str, Any]]:
+    """Decode with what is loaded already: what came of it, and the same as JSON values."""
+    trace = None if request.trace is None else TokenTrace()
     prompt_ids = decoder.encode(request.prompt_for(decoder.loaded))
     steps: list[Step] = []
     for step in decoder.stream(
@@ -38,6 +59,7 @@ def decode(request: Request, *, stream: bool) -> tuple[SpeculativeDecoder, Gener
         params=request.params,
         stop=request.stop,
         seed=request.seed,
+        observer=trace,
     ):
         steps.append(step)
         if stream:
@@ -46,7 +68,8 @@ def decode(request: Request, *, stream: bool) -> tuple[SpeculativeDecoder, Gener
     if stream:
         sys.stdout.write("\n")
         sys.stdout.flush()
-    return decoder, Generation.from_steps(steps, n_prompt=len(prompt_ids))
+    generation = Generation.from_steps(steps, n_prompt=len(prompt_ids))
+    return generation, _as_json(request, decoder, generation, trace)
 
 
 def _build(request: Request) -> SpeculativeDecoder:
@@ -56,7 +79,11 @@ def _build(request: Request) -> SpeculativeDecoder:
     if source is None and trimmed is not None:
         source = trimmed.base_source
     target = request.machine.load(request.target)
-    drafter = None if source is None else target if source == request.target else request.machine.load(source)
+    drafter: LanguageModel | EagleDrafter | None = None
+    if source is not None:
+        drafter = target
+        if source != request.target:
+            drafter = load_drafter(source, target=target, load=request.machine.load)
     return SpeculativeDecoder(
         target,
         drafter,
@@ -81,6 +108,7 @@ def _statistics(generation: Generation) -> dict[str, float | int]:
         "first_pass_s": generation.steps[0].time.wall_s,
         "wall_s": time.wall_s,
         "draft_s": time.draft_s,
+        "head_s": time.head_s,
         "target_s": time.target_s,
         "other_s": time.other_s,
     }
@@ -113,14 +141,36 @@ def print_statistics(request: Request, generation: Generation) -> None:
     print_facts(stderr_console(), facts)
 
 
-def as_json_value(request: Request, decoder: SpeculativeDecoder, generation: Generation) -> dict[str, Any]:
-    """The generation as JSON values."""
+def save_trace(path: Path, value: dict[str, Any]) -> None:
+    """Write the JSON of a traced generation; of the folders of this machine it names none.
+
+    Raises:
+        ArtifactError: the disk refuses.
+    """
+    shown = {**value, "target": publishable(value["target"])}  # texts and tokens may look like paths and are none
+    try:
+        replace_file(path, json.dumps(shown, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+    except OSError as error:
+        raise ArtifactError(
+            "The trace cannot be written",
+            got=error,
+            expected="a folder that can be written to, and room in it",
+            next_step="choose another file with --trace",
+        ) from error
+
+
+def _as_json(
+    request: Request, decoder: SpeculativeDecoder, generation: Generation, trace: TokenTrace | None
+) -> dict[str, Any]:
     drafter = decoder.drafter
     return {
+        "kind": "outlex-generation",
+        "schema": 1,
+        "prompt": request.text,
         "text": generation.text,
         "token_ids": generation.token_ids,
         "finish_reason": generation.finish_reason,
-        "stats": _statistics(generation),
+        "stats": {name: None if math.isnan(value) else value for name, value in _statistics(generation).items()},
         "target": decoder.loaded.source,
         "drafter": None if drafter is None else drafter.name,
         "head": None if drafter is None else drafter.head.name,
@@ -129,6 +179,7 @@ def as_json_value(request: Request, decoder: SpeculativeDecoder, generation: Gen
         "params": asdict(request.params),
         "seed": request.seed,
         "machine": request.machine.to_json(decoder.loaded),
+        "environment": describe_environment(decoder.target.device),
         "steps": [
             {
                 "text": step.text,
@@ -141,6 +192,7 @@ def as_json_value(request: Request, decoder: SpeculativeDecoder, generation: Gen
             }
             for step in generation.steps
         ],
+        "tokens": None if trace is None else trace.to_json(generation.n_tokens, decode=decoder.loaded.decode),
     }
 
 

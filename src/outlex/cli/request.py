@@ -49,9 +49,10 @@ class Request:
         draft_len: γ.
         proposal: q ↦ q̃; None takes the one that the trimmed drafter brings along, else TLI.
         machine: where the models run.
+        trace: file for what each token was decided by; None records nothing.
 
     Raises:
-        InputError: an empty prompt, or options that contradict each other.
+        InputError: an empty prompt, options that contradict each other, or no place for the trace.
     """
 
     target: str
@@ -68,6 +69,7 @@ class Request:
     draft_len: int
     proposal: ProposalName | None
     machine: Machine
+    trace: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.text if self.raw else not self.text.strip():
@@ -89,6 +91,13 @@ class Request:
                 got="--stop ''",
                 expected="some text",
                 next_step="leave it out; the model's own stop tokens always count",
+            )
+        if self.trace is not None and (self.trace.is_dir() or not self.trace.parent.is_dir()):
+            raise InputError(
+                "The trace cannot be written there",
+                got=self.trace,
+                expected="a file in a folder that exists",
+                next_step="name another file with --trace",
             )
 
     def prompt_for(self, model: LanguageModel) -> Prompt:
