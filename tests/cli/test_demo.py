@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from cli_builders import json_of, run
+from eagle_builders import tiny_eagle
 
 import outlex.demo
 from outlex.bench import BenchResult
 from outlex.bench.workload import read_prompts
+from outlex.calibration.traces import TraceSet
 from outlex.demo import PAIRS, DemoConfig, DemoResult, run_demo
+from outlex.demo.config import SHIPPED
 from outlex.demo.prompts import PROMPTS
 from outlex.demo.ranking import docstrings, prior_ranking
-from outlex.drafters import TrimmedDrafter
-from outlex.errors import InputError, MismatchError
+from outlex.drafters import TrimmedDrafter, load_draft_head
+from outlex.errors import ArtifactError, InputError, MismatchError
+from outlex.formats.eagle_checkpoint import save_eagle
 from outlex.models import load_model
 from outlex.models.catalogue import CATALOGUE
 from outlex.vocab.ranking import read_ranking
@@ -30,6 +35,7 @@ def config_for(models: Path, cache_dir: Path, *, drafter: str = "drafter", **cha
         "drafter": str(models / drafter),
         "size": 290,
         "max_new_tokens": 6,
+        "baselines": ("ar", "untrimmed", "transformers"),
         "dtype": "float32",
         "cache_dir": str(cache_dir),
         "budget_s": 1e-9,
@@ -63,7 +69,7 @@ def test_one_prompt_is_always_finished_by_every_method(models: Path, tmp_path: P
     assert len(greedy) == 1
     assert result.bench.complete
     assert 0 <= result.coverage <= 1
-    assert set(result.seconds) == {"models", "vocabulary", "decoding"}
+    assert set(result.seconds) == {"models", "heads", "decoding"}
     assert any("target" in note for note in notes)
     assert any("trimmed-290" in label for _, _, label in news)
 
@@ -87,6 +93,51 @@ def test_what_it_leaves_can_be_used_by_the_commands(models: Path, tmp_path: Path
     assert again.trimmed == result.trimmed
 
 
+def texts_for(models: Path, path: Path) -> Path:
+    """Texts to fit a head to, as the demo brings them along."""
+    target = load_model(models / "target", progress=False)
+    lines = [
+        {"id": str(n), "domain": "a", "prompt_ids": target.encode("the river"), "answer_ids": target.encode(text)}
+        for n, text in enumerate(["a mill by the river grinds flour", "a baker bakes bread in the mill"])
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_a_head_is_fitted_to_an_eagle_drafter(models: Path, tmp_path: Path) -> None:
+    target = load_model(models / "target", dtype="float32", progress=False)
+    save_eagle(tmp_path / "eagle", tiny_eagle(target))
+    config = replace(
+        config_for(models, tmp_path, size=310, max_new_tokens=12),
+        drafter=str(tmp_path / "eagle"),
+        calibration=texts_for(models, tmp_path / "texts.jsonl"),
+        head_method="in-context",
+        head_budget=0.99,
+        baselines=("ar", "untrimmed"),
+    )
+    result, notes, _ = demo_of(config)
+    assert result.fitted is not None
+    fitted, n_rows = load_draft_head(result.fitted), target.n_rows
+    assert fitted.base_n_rows == n_rows
+    assert {row.method for row in result.bench.rows} == {"ar", "untrimmed", "trimmed-310", fitted.name}
+    assert len({row.token_ids for row in result.bench.rows if row.temperature == 0}) == 1
+    assert result.decoder.drafter is not None
+    assert result.decoder.drafter.head.name == fitted.name
+    assert TraceSet.load(result.ranking).header.drafter.source == str(tmp_path / "eagle")
+    assert any("to fit a head" in note for note in notes)
+    # another network sees other states: the traces of the first one are not taken for its own
+    save_eagle(tmp_path / "other" / "eagle", tiny_eagle(target, seed=1))
+    again, _, _ = demo_of(replace(config, drafter=str(tmp_path / "other" / "eagle")))
+    assert again.ranking != result.ranking
+
+
+@pytest.mark.parametrize("text", ["", "no json", '{"id": "a"}', "[1, 2]"])
+def test_damaged_texts_are_refused(models: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "texts.jsonl").write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"texts\.jsonl[\s\S]*install outlex again"):
+        demo_of(config_for(models, tmp_path, calibration=tmp_path / "texts.jsonl"))
+
+
 def test_a_pair_of_two_tokenizers_is_refused(models: Path, tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="same tokenizer"):
         demo_of(config_for(models, tmp_path, drafter="german"))
@@ -99,9 +150,9 @@ def test_sizes_out_of_range_are_refused(models: Path, tmp_path: Path, size: int)
 
 
 @pytest.mark.parametrize("budget_s", [0.0, -1.0, float("nan")])
-def test_a_budget_must_be_positive(budget_s: float) -> None:
+def test_a_budget_must_be_positive(tmp_path: Path, budget_s: float) -> None:
     with pytest.raises(InputError, match="--budget-s"):
-        DemoConfig(budget_s=budget_s)
+        config_for(tmp_path, tmp_path, budget_s=budget_s)
 
 
 def test_a_budget_of_nothing_is_refused_before_anything_is_loaded() -> None:
@@ -113,7 +164,8 @@ def test_a_budget_of_nothing_is_refused_before_anything_is_loaded() -> None:
 def test_pairs_are_in_the_catalogue_and_in_the_command() -> None:
     from outlex.cli.demo import Pair
 
-    assert {name for pair in PAIRS.values() for name in pair} <= set(CATALOGUE)
+    names = {name for pair in PAIRS.values() for name in (pair.target, pair.drafter)}
+    assert names - {str(SHIPPED)} <= set(CATALOGUE)
     assert [pair.value for pair in Pair] == list(PAIRS)
 
 
@@ -160,19 +212,24 @@ def test_the_standard_library_has_docstrings_enough() -> None:
 def test_the_command_shows_table_verdict_and_next_steps(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outlex.demo, "PAIRS", {"qwen": (str(models / "target"), str(models / "drafter"))})
+    pair = replace(PAIRS["qwen"], target=str(models / "target"), drafter=str(models / "drafter"))
+    monkeypatch.setattr(outlex.demo, "PAIRS", {"qwen": pair})
     monkeypatch.setenv("OUTLEX_CACHE", str(tmp_path))
-    arguments = ("demo", "--size", 290, "--budget-s", 0.001, "--quick", "--dtype", "float32")
+    arguments = ("demo", "--pair", "qwen", "--size", 290, "--budget-s", 0.001, "--quick", "--dtype", "float32")
     result = run(*arguments)
     assert result.exit_code == 0, result.stderr
-    for needle in ("tokens/s", "trimmed-290", "T = 1", "What to try next", "290 of 330 rows"):
+    for needle in ("tokens/s", "trimmed-290", "T = 1", "What to try next", "290 of 330 rows", "report.html"):
         assert needle in result.stdout
     for command in ("outlex generate", "outlex trim", "outlex bench"):
         assert f"  {command} " in result.stdout
     assert "warm-up" in result.stderr
+    assert "recovered" in result.stderr  # where each token of a text came from
 
     shown = json_of(run(*arguments, "--json"))
     assert shown["n_draft"] == 290
     assert shown["bench"]["config"]["max_new_tokens"] == 16
     assert len(shown["next"]) == 3
     assert json.loads(Path(shown["ranking"]).read_text(encoding="utf-8"))
+    page = Path(shown["page"]).read_text(encoding="utf-8")
+    assert PROMPTS[0][1].split("`")[0] in page
+    assert "trimmed-290" in page

@@ -81,7 +81,7 @@ def test_a_larger_budget_buys_acceptance() -> None:
 
 
 def test_more_tokens_of_requests_than_was_thought_are_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outlex.forecast.fitting._JOINING", 1)
+    monkeypatch.setattr("outlex.forecast.fitting.JOINING", 1)
     for method in ("in-context", "both"):
         assert fit(method=method, budget=0.25).trials[0].head_bytes <= 0.25
 

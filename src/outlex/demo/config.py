@@ -8,24 +8,69 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from outlex.drafters.fitted import Method
 from outlex.errors import InputError
 
 if TYPE_CHECKING:
     from outlex.bench import BenchResult
+    from outlex.decode import SpeculativeDecoder
 
-__all__ = ["PAIRS", "DemoConfig", "DemoResult"]
+__all__ = ["PAIRS", "SHIPPED", "DemoConfig", "DemoPair", "DemoResult"]
 
-# name -> target, drafter
-PAIRS: Mapping[str, tuple[str, str]] = MappingProxyType({"qwen": ("qwen15", "qwen05"), "smol": ("smol135", "smol135")})
+# an EAGLE-3 drafter for SmolLM2-135M-Instruct, and texts to fit heads to; made by examples/train_drafter
+SHIPPED = Path(__file__).with_name("drafter")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoPair:
+    """A pair that the demo knows. The fields are those of `DemoConfig`."""
+
+    target: str
+    drafter: str
+    size: int
+    budget_s: float
+    max_new_tokens: int
+    baselines: tuple[str, ...]
+    calibration: Path | None = None
+
+
+PAIRS: Mapping[str, DemoPair] = MappingProxyType(
+    {
+        "smol": DemoPair(
+            target="smol135",
+            drafter=str(SHIPPED),
+            size=8192,
+            budget_s=75.0,
+            max_new_tokens=64,
+            baselines=("ar", "transformers-lookup", "transformers-early-exit", "untrimmed"),
+            calibration=SHIPPED / "calibration.jsonl",
+        ),
+        "qwen": DemoPair(
+            target="qwen15",
+            drafter="qwen05",
+            size=16_384,
+            budget_s=240.0,
+            max_new_tokens=32,
+            baselines=("ar", "untrimmed", "transformers"),
+        ),
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """What the demo does. The defaults take about four minutes of decoding on two cores.
+    """What the demo does.
 
     Attributes:
-        target, drafter: what `load_model` loads them by.
+        target: what `load_model` loads it by.
+        drafter: the same, or the directory of an EAGLE drafter.
         size: rows of the trimmed head.
+        calibration: file of texts, JSON lines with `id`, `domain`, `prompt_ids` and `answer_ids`: a head is fitted to
+            what target and drafter make of them, and the trimmed head's rows are chosen by it. None trims by the
+            tokenizer's order, and compares no fitted head.
+        head_method: of the fitted head, see `FitSettings`.
+        head_budget: bytes that a step of the fitted head reads, as a share of the whole head's.
+        baselines: methods to compare with, see `BenchConfig`.
         budget_s: seconds of decoding. Except the first, a prompt is begun only if it will probably end in
             time, and every method finishes a prompt that was begun.
         max_new_tokens: tokens of output a prompt.
@@ -37,11 +82,15 @@ class DemoConfig:
         InputError: a budget that is no positive number.
     """
 
-    target: str = "qwen15"
-    drafter: str = "qwen05"
-    size: int = 16_384
-    budget_s: float = 240.0
-    max_new_tokens: int = 32
+    target: str
+    drafter: str
+    size: int
+    budget_s: float
+    max_new_tokens: int
+    baselines: tuple[str, ...]
+    calibration: Path | None = None
+    head_method: Method = "both"
+    head_budget: float = 0.06
     draft_len: int = 4
     temperatures: tuple[float, ...] = (0.0, 1.0)
     dtype: str = "auto"
@@ -65,17 +114,21 @@ class DemoResult:
 
     Attributes:
         bench: the measurement.
+        decoder: with the best head, ready to decode more.
         trimmed: directory of the trimmed drafter.
-        ranking, prompts, result: files with the token ranking, the demo's prompts and the measurement, for
-            commands to go on with.
-        n_draft, n_full: rows of the draft head, after and before.
+        fitted: directory of the fitted head; None if there is none.
+        ranking: what the rows were chosen by: a file with token ids, or a directory of traces.
+        prompts, result: files with the demo's prompts and the measurement, for commands to go on with.
+        n_draft, n_full: rows of the trimmed head, and of the whole one.
         coverage: of the tokens that the target writes on its own (method "ar", all temperatures), the share
             that is in the draft vocabulary.
-        seconds: how long each part took: "models", "vocabulary", "decoding".
+        seconds: how long each part took: "models", "heads", "decoding".
     """
 
     bench: BenchResult
+    decoder: SpeculativeDecoder = field(repr=False)
     trimmed: Path
+    fitted: Path | None
     ranking: Path
     prompts: Path
     result: Path

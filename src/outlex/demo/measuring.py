@@ -45,6 +45,7 @@ def measure_within(
         prompts=prompts_file,
         max_new_tokens=config.max_new_tokens,
         draft_len=config.draft_len,
+        baselines=config.baselines,
         temperatures=config.temperatures,
         dtype=config.dtype,
         device=config.device,

@@ -1,4 +1,4 @@
-"""Runs the demo: load, choose the draft vocabulary, trim, measure."""
+"""Runs the demo: load, make draft heads, measure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from outlex.atomic import replace_file
 from outlex.bench import BenchResult
 from outlex.bench.loaded import BenchModels
 from outlex.bench.workload import PromptRecord
+from outlex.decode import SpeculativeDecoder
 from outlex.demo.config import DemoConfig, DemoResult
+from outlex.demo.heads import make_heads
 from outlex.demo.measuring import OnElapsed, measure_within
 from outlex.demo.prompts import PROMPTS
-from outlex.demo.ranking import prior_ranking
-from outlex.drafters import TrimmedDrafter, trim
+from outlex.drafters import EagleDrafter
+from outlex.formats.eagle_checkpoint import load_drafter
 from outlex.models import LanguageModel, load_model
 from outlex.models.cache import cache_root, make_folder
-from outlex.vocab.must_keep import must_keep
 from outlex.vocab.sub_vocab import SubVocab
-from outlex.vocab.tokenizer_facts import check_same_tokenizer, facts_of
 
 __all__ = ["run_demo"]
 
 
 def run_demo(config: DemoConfig, *, on_note: Callable[[str], None], on_elapsed: OnElapsed) -> DemoResult:
-    """Run the demo. What it makes stays in the cache: the trimmed drafter, ranking, prompts and result.
+    """Run the demo. What it makes stays in the cache: heads, ranking or traces, prompts and result.
 
     Args:
         config: what to do.
@@ -41,36 +41,43 @@ def run_demo(config: DemoConfig, *, on_note: Callable[[str], None], on_elapsed: 
     target, drafter = _load_pair(config, on_note)
     pair = f"{target.name}-{drafter.name}-{config.size}"
     folder = make_folder(cache_root(config.cache_dir) / "demo" / pair)
+    results = make_folder(folder / "results")
     times.append(time.perf_counter())
 
-    on_note("choosing tokens by the tokenizer's own order and the docstrings of Python's standard library")
-    trimmed = _trim(config, target, drafter, ranking_file=folder / "ranking.json")
-    trimmed.save(folder / "trimmed")
-    on_note(f"kept {trimmed.vocab.n_draft:,} of {drafter.n_rows:,} head rows of {drafter.name}")
+    heads = make_heads(config, target, drafter, folder=folder, on_note=on_note)
+    heads.trimmed.save(folder / "trimmed")
+    if heads.fitted is not None:
+        heads.fitted.save(folder / "fitted")
+    n_full = heads.trimmed.base_n_rows
+    on_note(f"kept {heads.trimmed.n_draft:,} of {n_full:,} head rows of {drafter.name}")
     times.append(time.perf_counter())
 
-    models = BenchModels(target=target, drafter=drafter, trimmed=(trimmed,))
+    models = BenchModels(target=target, drafter=drafter, trimmed=heads.artifacts)
     records = _write_prompts(folder / "prompts.jsonl")
     bench = measure_within(config, models, records, prompts_file=folder / "prompts.jsonl", on_elapsed=on_elapsed)
-    bench.save(folder / "result.json")
+    bench.save(results / "bench.json")
     times.append(time.perf_counter())
     return DemoResult(
         bench=bench,
+        decoder=SpeculativeDecoder(target, drafter, trimmed=heads.best, draft_len=config.draft_len),
         trimmed=folder / "trimmed",
-        ranking=folder / "ranking.json",
+        fitted=None if heads.fitted is None else folder / "fitted",
+        ranking=heads.ranking,
         prompts=folder / "prompts.jsonl",
-        result=folder / "result.json",
-        n_draft=trimmed.vocab.n_draft,
-        n_full=drafter.n_rows,
-        coverage=_coverage(bench, trimmed.vocab),
+        result=results / "bench.json",
+        n_draft=heads.trimmed.n_draft,
+        n_full=n_full,
+        coverage=_coverage(bench, heads.trimmed.vocab),
         seconds={
             name: end - begin
-            for name, begin, end in zip(("models", "vocabulary", "decoding"), times[:-1], times[1:], strict=True)
+            for name, begin, end in zip(("models", "heads", "decoding"), times[:-1], times[1:], strict=True)
         },
     )
 
 
-def _load_pair(config: DemoConfig, on_note: Callable[[str], None]) -> tuple[LanguageModel, LanguageModel]:
+def _load_pair(
+    config: DemoConfig, on_note: Callable[[str], None]
+) -> tuple[LanguageModel, LanguageModel | EagleDrafter]:
     def load(source: str) -> LanguageModel:
         return load_model(
             source,
@@ -84,25 +91,8 @@ def _load_pair(config: DemoConfig, on_note: Callable[[str], None]) -> tuple[Lang
     target = load(config.target)
     if config.drafter == config.target:
         return target, target
-    on_note(f"loading the drafter {config.drafter}")
-    return target, load(config.drafter)
-
-
-def _trim(config: DemoConfig, target: LanguageModel, drafter: LanguageModel, *, ranking_file: Path) -> TrimmedDrafter:
-    facts = facts_of(drafter.tokenizer)
-    check_same_tokenizer(facts_of(target.tokenizer), facts)
-    ids, provenance = prior_ranking(drafter.tokenizer, facts)
-    replace_file(ranking_file, json.dumps(ids.tolist()).encode())
-    stop_ids = target.stop_ids | drafter.stop_ids
-    vocab = SubVocab.from_ranking(
-        ids,
-        size=config.size,
-        facts=facts,
-        n_target=min(target.n_rows, drafter.n_rows),  # a row is kept only if both heads have it
-        must_keep=must_keep(facts, stop_ids=sorted(i for i in stop_ids if i < facts.n_entries)),
-        provenance=provenance,
-    )
-    return trim(drafter, vocab.with_target_width(target.n_rows))
+    on_note(f"loading the drafter {Path(config.drafter).name}")
+    return target, load_drafter(config.drafter, target=target, load=load)
 
 
 def _write_prompts(path: Path) -> list[PromptRecord]:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from outlex.forecast.result import Forecast
     from outlex.vocab.tokenizer_facts import TokenizerFacts
 
-__all__ = ["FitSettings", "FittedChoice", "Trial", "fit_head"]
+__all__ = ["JOINING", "FitSettings", "FittedChoice", "Trial", "fit_head"]
 
 OnProgress = Callable[[int, int, str], None]
-_JOINING = 256  # rows that a request's own tokens are taken to add, until a forecast has counted them
+JOINING = 256  # rows that a request's own tokens are taken to add, until a forecast has counted them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ def fit_head(
     fitted_to, compared_on = [part for part, _ in parts], [part for _, part in parts]
     build = HeadBuilder(target_head, drafter_head, facts=facts, stop_ids=traces[0].header.stop_ids, settings=settings)
     temperatures = sorted({1.0 if one.temperature is None else one.temperature for one in traces})
-    n_joining = 0 if settings.method == "preview" else min(_JOINING, drafter_head.n_rows // 16)
+    n_joining = 0 if settings.method == "preview" else min(JOINING, drafter_head.n_rows // 16)
     limit = settings.budget * drafter_head.n_bytes
     first = build.calibrated(fitted_to)
     while True:

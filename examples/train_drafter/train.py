@@ -1,0 +1,47 @@
+"""Step 3: train an EAGLE drafter on stored features, in the plainest way that works.
+
+    python examples/train_drafter/train.py --target smol135 --run RUN --out DRAFTER --steps 3000
+
+Started again, a run goes on exactly where its last checkpoint was. `training.py` says what is learnt.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from training import Settings, Training
+
+from outlex import load_model
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--target", required=True, help="what outlex.load_model takes")
+    parser.add_argument("--run", type=Path, nargs="+", required=True, help="folders with features-*.safetensors")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and log")
+    parser.add_argument("--kind", choices=("eagle", "eagle3"), default="eagle")
+    parser.add_argument("--layers", type=int, nargs="*", default=[], help="of the target, that --kind eagle3 reads")
+    parser.add_argument("--intermediate-size", type=int, default=1920)
+    parser.add_argument("--n-kv-heads", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps, all of them together")
+    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--unroll", type=int, default=4, help="draft positions that are trained")
+    parser.add_argument("--hot", type=int, default=4096, help="size of the draft vocabulary of the loss")
+    parser.add_argument("--rejection-weight", type=float, default=0.0, help="of 1 − Σ min(p, q) in the loss")
+    parser.add_argument("--answers-only", action="store_true", help="learn no laws inside of prompts")
+    parser.add_argument("--measure-every", type=int, default=200, help="steps between measurements and checkpoints")
+    parser.add_argument("--seed", type=int, default=0)
+    options = vars(parser.parse_args(arguments))
+    target = load_model(options.pop("target"), progress=False)
+    runs, out = options.pop("run"), options.pop("out")
+    options["layers"] = tuple(options["layers"])
+    Training(Settings(**options), target, runs=runs, out=out).run()
+
+
+if __name__ == "__main__":
+    main()
