@@ -161,6 +161,20 @@ def test_a_budget_of_nothing_is_refused_before_anything_is_loaded() -> None:
     assert "--budget-s 60" in result.stderr
 
 
+def test_a_pair_without_its_drafter_says_how_to_get_one(tmp_path: Path) -> None:
+    (tmp_path / "eagle").mkdir()
+    for given in ((), ("--drafter", tmp_path / "eagle")):
+        if given or not (SHIPPED / "config.json").exists():
+            result = run("demo", "--pair", "smol", *given)
+            assert result.exit_code == 2
+            assert "train one with examples/train_drafter" in result.stderr
+    (tmp_path / "eagle" / "config.json").write_text("{}", encoding="utf-8")
+    assert PAIRS["smol"].with_drafter(tmp_path / "eagle").calibration is None
+    (tmp_path / "eagle" / "calibration.jsonl").touch()
+    assert PAIRS["smol"].with_drafter(tmp_path / "eagle").calibration == tmp_path / "eagle" / "calibration.jsonl"
+    assert PAIRS["qwen"].with_drafter(None) == PAIRS["qwen"]
+
+
 def test_pairs_are_in_the_catalogue_and_in_the_command() -> None:
     from outlex.cli.demo import Pair
 

@@ -27,8 +27,8 @@ _QUICK = 4  # a quick look takes such a part of the time and of the tokens
 class Pair(str, Enum):
     """Names of `outlex.demo.PAIRS`, known here without loading torch."""
 
-    smol = "smol"
     qwen = "qwen"
+    smol = "smol"
 
 
 def demo(
@@ -36,10 +36,14 @@ def demo(
         Pair,
         typer.Option(
             "--pair",
-            help="smol: SmolLM2-135M with an EAGLE-3 drafter of one layer that outlex brings along, 98 MB to fetch;"
-            " the head is most of its draft step. qwen: Qwen2.5-Coder 1.5B with its 0.5B sibling as drafter, 1.6 GB.",
+            help="qwen: Qwen2.5-Coder 1.5B with its 0.5B sibling as drafter, 1.6 GB to fetch. smol: SmolLM2-135M, 98 MB"
+            ", with an EAGLE-3 drafter of one layer (--drafter): the head is most of its draft step.",
         ),
-    ] = Pair.smol,
+    ] = Pair.qwen,
+    drafter: Annotated[
+        Path | None,
+        typer.Option("--drafter", help="Directory of an EAGLE drafter for the pair's target, such as your own."),
+    ] = None,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="A quarter of the time, and of the tokens a prompt: numbers will be rough."),
@@ -67,12 +71,12 @@ def demo(
     \b
     Example:
       outlex demo
-      outlex demo --pair qwen --quick
+      outlex demo --pair smol --drafter my-drafter --quick
     """
     from outlex.demo import PAIRS, DemoConfig, run_demo
 
     machine = Machine(dtype=dtype, device=device, threads=threads)
-    known = PAIRS[pair.value]
+    known = PAIRS[pair.value].with_drafter(drafter)
     config = DemoConfig(**vars(known), dtype=dtype, device=device, threads=machine.n_threads)
     if quick:
         config = replace(

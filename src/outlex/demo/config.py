@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PAIRS", "SHIPPED", "DemoConfig", "DemoPair", "DemoResult"]
 
-# an EAGLE-3 drafter for SmolLM2-135M-Instruct, and texts to fit heads to; made by examples/train_drafter
+# an EAGLE-3 drafter for SmolLM2-135M-Instruct, where one is part of the installation
 SHIPPED = Path(__file__).with_name("drafter")
 
 
@@ -33,6 +33,26 @@ class DemoPair:
     baselines: tuple[str, ...]
     calibration: Path | None = None
 
+    def with_drafter(self, directory: Path | None) -> DemoPair:
+        """The pair with an EAGLE drafter of one's own; None leaves the pair's.
+
+        Texts to fit a head to are taken from its `calibration.jsonl`, if there is one.
+
+        Raises:
+            InputError: there is none.
+        """
+        drafter = self.drafter if directory is None else str(directory)
+        is_directory = drafter == str(SHIPPED) or directory is not None
+        if is_directory and not (Path(drafter) / "config.json").exists():
+            raise InputError(
+                f"There is no drafter for {self.target} here",
+                got="none in this installation" if directory is None else drafter,
+                expected="the directory of an EAGLE drafter: --drafter DIR",
+                next_step="train one with examples/train_drafter, or take --pair qwen",
+            )
+        texts = Path(drafter) / "calibration.jsonl"
+        return replace(self, drafter=drafter, calibration=texts if is_directory and texts.exists() else None)
+
 
 PAIRS: Mapping[str, DemoPair] = MappingProxyType(
     {
@@ -43,7 +63,6 @@ PAIRS: Mapping[str, DemoPair] = MappingProxyType(
             budget_s=75.0,
             max_new_tokens=64,
             baselines=("ar", "transformers-lookup", "transformers-early-exit", "untrimmed"),
-            calibration=SHIPPED / "calibration.jsonl",
         ),
         "qwen": DemoPair(
             target="qwen15",
