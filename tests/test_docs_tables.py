@@ -49,3 +49,11 @@ def test_heads_fitted_to_other_domains(name: str) -> None:
 def test_lists_by_ranking() -> None:
     script = runpy.run_path(str(ROOT / "benchmarks" / "selection" / "tli_alpha.py"))
     assert script["markdown"](recorded("selection/tli_alpha.json")) in page("selection.md")
+
+
+def test_out_of_vocabulary_sampling() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "rdk" / "tables.py"))
+    tables, text = dict(script["tables"]()), page("rdk.md")
+    assert "smol_qwen/respelled" in tables
+    for name, table in tables.items():
+        assert f"<!-- {name} -->\n\n{table}\n\n<!-- end -->" in text, f"{name}: benchmarks/rdk/tables.py --write"

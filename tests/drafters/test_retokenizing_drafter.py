@@ -317,6 +317,28 @@ def test_a_trimmed_head_goes_through_both_maps(target: LanguageModel, drafters: 
     )
 
 
+@torch.inference_mode()
+def test_what_only_the_drafter_has_is_drawn_as_the_target_begins_to_spell_it(
+    target: LanguageModel, drafters: dict[str, RetokenizingDrafter]
+) -> None:
+    moved = 0
+    for drafter in drafters.values():
+        proposal, head = drafter.respelled(), drafter.head
+        scores = head.score(torch.randn(3, drafter.loaded.hidden_size))
+        law = proposal.law(scores, SamplingParams()).dense()
+        q = scores.logits.masked_fill(proposal.first_ids < 0, -torch.inf).softmax(-1)
+        wanted = torch.zeros_like(law)
+        for column, index in enumerate(proposal.first_ids.tolist()):
+            if index >= 0:
+                wanted[:, index] += q[:, column]
+        torch.testing.assert_close(law, wanted)
+        moved += int((proposal.first_ids >= 0).sum()) - int((head.token_map.draft_to_target >= 0).sum())
+        decoder = SpeculativeDecoder(target, drafter, proposal=proposal, draft_len=3)
+        alone = SpeculativeDecoder(target).generate("again and", max_new_tokens=20, params=GREEDY)
+        assert decoder.generate("again and", max_new_tokens=20, params=GREEDY).token_ids == alone.token_ids
+    assert moved > 20
+
+
 # --- what is refused -------------------------------------------------------------------------------------------
 
 

@@ -157,12 +157,18 @@ def test_scaling_grows_and_measures_both() -> None:
     found = run_experiment("scaling", _wide_setup())
     widths = sorted({row["N"] for row in found.rows})
     assert widths == [1024, 1500]
-    for row in found.rows:
+    quality = [row for row in found.rows if row["part"] == "quality"]
+    for row in quality:
         assert 0 <= row["alpha"] <= 1
         assert row["step_s"] > 0
         assert 0 <= row["distance"] <= 1
-    exact = {(row["N"], row["T_Ω"]): row["distance"] for row in found.rows}
+    exact = {(row["N"], row["T_Ω"]): row["distance"] for row in quality}
     assert all(exact[n, 1e-2] < exact[n, 1e-4] for n in widths)  # the first order is exact as T grows
+    steps = {row["sampler"]: row for row in found.rows if row["part"] == "step times"}
+    assert {"whole head", "tli", "sparse-kernel, learned", "clusters + tli", "rdk-first-order"} <= set(steps)
+    assert steps["whole head"]["of head"] == 1
+    assert {(row["N"], row["n_draft"]) for name, row in steps.items() if name != "whole head"} == {(1500, 1024)}
+    assert sum("of the whole head" in note for note in found.notes) == len(steps)
     made = [{"N": 10**k, "sampler": "x", "step_s": 3.0 * 10 ** (2 * k)} for k in range(3)]
     assert slope(made, "x") == pytest.approx(2)
     assert slope(made, "x", last=2) == pytest.approx(2)

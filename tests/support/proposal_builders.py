@@ -75,7 +75,10 @@ def learned(hot: list[int], n_target: int, *, r: int = 2, n: int = 40) -> Learne
 
 
 def pure_proposals(hot: list[int], n_target: int, *, d: int) -> dict[str, Restoring]:
-    """One of each kind, not mixed, in float64, for a head with the hot rows and d hidden states."""
+    """One of each kind, not mixed, in float64, for a head with the hot rows and d hidden states.
+
+    Without `Respelled`, which is about the columns of one head with tokens that the target lacks.
+    """
     cold = cold_rows(hot, n_target, d=d)
     covariance = Covariance(distributions=calibration(n_target))
     spellings = [bytes([97 + i % 2]) + bytes([97 + i]) * (i // 2) for i in range(n_target)]

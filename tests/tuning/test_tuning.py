@@ -53,7 +53,11 @@ def table_of(n: int = 60, *, seed: int = 0, edges: bool = True) -> GainTable:
     )
 
 
-@pytest.mark.parametrize("family", ["auto", "tli", *FAMILIES])
+# what only drafters with another tokenizer can use is in test_cross_tuning.py
+ONE_TOKENIZER = tuple(family for family in FAMILIES if family != "respelled")
+
+
+@pytest.mark.parametrize("family", ["auto", "tli", *ONE_TOKENIZER])
 def test_every_family_gives_an_artifact_with_the_best_trial_and_never_less_than_tli(family: str) -> None:
     found = tuned(family, temperatures=(0.7, 1.0))
     assert found.comparison.trials[0].name == "tli"
@@ -62,7 +66,7 @@ def test_every_family_gives_an_artifact_with_the_best_trial_and_never_less_than_
     assert isinstance(found.artifact, TrimmedDrafter)
     assert found.artifact.proposal is found.comparison.chosen.proposal
     names = {trial.name.split(",")[0] for trial in found.comparison.trials[1:]}
-    assert names == (set(FAMILIES) if family == "auto" else {family} - {"tli"})
+    assert names == (set(ONE_TOKENIZER) if family == "auto" else {family} - {"tli"})
     for trial in found.comparison.trials:
         for temperature in (0.7, 1.0):
             tli, own = found.comparison.trials[0].acceptance[temperature], trial.acceptance[temperature]

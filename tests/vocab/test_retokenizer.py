@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from two_tokenizers import PIECES, chunks, qwen_like, reference_ids
 
-from outlex.vocab.retokenizer import Retokenizer
-from outlex.vocab.token_bytes import TokenBytes
+from outlex.vocab.retokenizer import Retokenizer, first_tokens
+from outlex.vocab.token_bytes import TokenBytes, shared_tokens
 from outlex.vocab.tokenizer_facts import facts_of
 
 INTO = ("gpt2", "qwen", "sentencepiece")
@@ -202,3 +202,27 @@ def test_the_tokenizer_itself_is_left_as_it_is(source: Any, into: dict[str, Any]
     tokenizer = into["gpt2"]
     Retokenizer(source, tokenizer).append(ids_of(["<|im_end|>"], source))
     assert tokenizer("<|im_end|>")["input_ids"] == [tokenizer.eos_token_id]
+
+
+def test_first_tokens_begin_the_text_of_each_row(source: Any, into: dict[str, Any]) -> None:
+    target, drafter = source, into["qwen"]
+    facts, own = facts_of(target), facts_of(drafter)
+    n_draft = own.n_entries + 3  # a padded head
+    shared = shared_tokens(facts, own, n_draft=n_draft, n_target=facts.n_entries)
+    first = first_tokens(target, drafter, shared=shared).tolist()
+    spelled, theirs = TokenBytes.of(own).spelled, TokenBytes.of(facts).spelled
+    n_moved = 0
+    for row, index in enumerate(first):
+        image = int(shared.draft_to_target[row])
+        text = spelled[row] if row < len(spelled) else None
+        if image >= 0:
+            assert index == image
+        elif text is None:
+            assert index == -1  # special tokens and padding
+        else:
+            beginning = theirs[index]
+            assert beginning is not None
+            assert text.startswith(beginning), (row, text, beginning)
+            assert len(beginning) < len(text)
+            n_moved += 1
+    assert n_moved > 20

@@ -70,17 +70,17 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         check_other_prompts(tokens=self.tokens, traces=(self.traces,))
-        if not all(0 < share < 1 for share in self.pruned):
+        if not all(0 <= share < 1 for share in self.pruned):
             raise InputError(
                 "These shares of the rows cannot be pruned",
                 got=list(self.pruned),
-                expected="numbers between 0 and 1",
-                next_step="0.99 keeps one row in a hundred; the untrimmed head is always compared",
+                expected="numbers from 0 to below 1",
+                next_step="0.99 keeps one row in a hundred; 0 is for drafters with another tokenizer",
             )
 
-    def sizes(self, n_rows: int) -> tuple[int, ...]:
-        """Rows that are kept."""
-        return tuple(dict.fromkeys(max(1, round((1 - share) * n_rows)) for share in self.pruned))
+    def sizes(self, n_shared: int) -> tuple[int, ...]:
+        """Rows that are kept, of those that stand for tokens of the target."""
+        return tuple(dict.fromkeys(max(1, round((1 - share) * n_shared)) for share in self.pruned))
 
 
 def experiment(
@@ -141,7 +141,7 @@ def experiment(
 
 
 def _run(config: ExperimentConfig) -> ExperimentResult:
-    from outlex.calibration.head_files import load_heads, load_tokenizer_facts
+    from outlex.calibration.head_files import load_heads, load_tokenizer_facts, load_translation
     from outlex.calibration.traces import TraceSet
     from outlex.experiments import Setup, run_experiment
     from outlex.models.options import use_threads
@@ -150,8 +150,13 @@ def _run(config: ExperimentConfig) -> ExperimentResult:
     use_threads(config.machine.n_threads)
     traces = limited(TraceSet.load(config.traces), config.limit)
     header = traces.header
-    facts = load_tokenizer_facts(header.drafter)
+    translation = load_translation(header, device=config.machine.device)
+    # everything is about tokens of the target; with one tokenizer the drafter's may know fewer of them
+    facts = load_tokenizer_facts(header.drafter if translation is None else header.target)
     ranking = _ranking(config, facts, stop_ids=header.stop_ids)
+    n_shared = header.drafter.n_rows
+    if translation is not None:
+        n_shared = int((translation.shared.draft_to_target >= 0).sum())
     say("loading the two LM heads ...", style="dim")
     target_head, drafter_head = load_heads(header, device=config.machine.device)
     with Ticker() as ticker:
@@ -161,9 +166,10 @@ def _run(config: ExperimentConfig) -> ExperimentResult:
                 traces=traces,
                 target_head=target_head,
                 drafter_head=drafter_head,
+                translation=translation,
                 spellings=piece_bytes(facts),
                 ranking=ranking,
-                sizes=config.sizes(header.drafter.n_rows),
+                sizes=config.sizes(n_shared),
                 family=config.family,
                 temperature=config.temperature,
                 seed=config.seed,

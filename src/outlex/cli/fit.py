@@ -25,6 +25,7 @@ class Family(str, Enum):
 
     auto = "auto"
     tli = "tli"
+    respelled = "respelled"
     rdk_exact = "rdk-exact"
     rdk_first_order = "rdk-first-order"
     sparse_kernel = "sparse-kernel"
@@ -115,7 +116,7 @@ def fit(
 
 def _run(config: FitConfig) -> Tuned:
     from outlex.artifact import check_destination, read_manifest
-    from outlex.calibration.head_files import load_heads, load_tokenizer_facts
+    from outlex.calibration.head_files import load_heads, load_tokenizer_facts, load_translation
     from outlex.calibration.traces import TraceSet
     from outlex.drafters import load_draft_head
     from outlex.models.options import use_threads
@@ -128,6 +129,8 @@ def _run(config: FitConfig) -> Tuned:
     check_destination(config.output, kind=read_manifest(config.trimmed).kind)
     sets = [limited(TraceSet.load(path), config.limit) for path in config.traces]
     header = sets[0].header
+    translation = load_translation(header, device=config.machine.device)
+    facts = load_tokenizer_facts(header.drafter if translation is None else header.target)
     say("loading the two LM heads ...", style="dim")
     target_head, drafter_head = load_heads(header, device=config.machine.device)
     with Ticker() as ticker:
@@ -136,8 +139,9 @@ def _run(config: FitConfig) -> Tuned:
             artifact,
             target_head=target_head,
             drafter_head=drafter_head,
+            translation=translation,
             settings=config.settings,
-            spellings=piece_bytes(load_tokenizer_facts(header.drafter)),
+            spellings=piece_bytes(facts),
             on_progress=ticker.of_total,
         )
     found.artifact.save(config.output)

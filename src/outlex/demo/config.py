@@ -56,14 +56,6 @@ class DemoPair:
 
 PAIRS: Mapping[str, DemoPair] = MappingProxyType(
     {
-        "smol": DemoPair(
-            target="smol135",
-            drafter=str(SHIPPED),
-            size=8192,
-            budget_s=75.0,
-            max_new_tokens=64,
-            baselines=("ar", "transformers-lookup", "transformers-early-exit", "untrimmed"),
-        ),
         "qwen": DemoPair(
             target="qwen15",
             drafter="qwen05",
@@ -71,6 +63,14 @@ PAIRS: Mapping[str, DemoPair] = MappingProxyType(
             budget_s=240.0,
             max_new_tokens=32,
             baselines=("ar", "untrimmed", "transformers"),
+        ),
+        "smol": DemoPair(
+            target="smol135",
+            drafter=str(SHIPPED),
+            size=8192,
+            budget_s=75.0,
+            max_new_tokens=64,
+            baselines=("ar", "transformers-lookup", "transformers-early-exit", "untrimmed"),
         ),
     }
 )

@@ -17,7 +17,6 @@ import torch
 
 from outlex.experiments.result import interval
 from outlex.metrics import block_efficiency, expected_speedup
-from outlex.sampling import probabilities
 from outlex.tuning.held_out import by_prompt
 from outlex.verify import overlap
 
@@ -44,10 +43,7 @@ def run(setup: Setup) -> tuple[list[dict[str, Any]], list[str]]:
         ids = setup.order[:size]
         parts = []
         for scores, hot, p in setup.laws(ids, traces):
-            own = probabilities(setup.drafter_head.logits(scores.hidden), setup.params)
-            q = torch.zeros_like(p)
-            n = min(own.shape[-1], p.shape[-1])
-            q[:, :n] = own[:, :n]
+            q = setup.whole_law(scores.hidden)
             trimmed = hot.dense()
             parts.append(torch.stack([overlap(q, trimmed), overlap(p, q), overlap(p, trimmed)]).double().cpu())
         betas = torch.cat(parts, -1).numpy()

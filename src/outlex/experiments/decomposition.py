@@ -16,7 +16,6 @@ from torch import Tensor
 
 from outlex.experiments.result import interval
 from outlex.proposals import Restoring
-from outlex.sampling import probabilities
 from outlex.tuning.held_out import by_prompt
 
 if TYPE_CHECKING:
@@ -47,9 +46,7 @@ def run(setup: Setup) -> tuple[list[dict[str, Any]], list[str]]:
             q = hot.dense()
             is_hot = torch.zeros(p.shape[-1], dtype=torch.bool, device=p.device).index_fill(0, ids, True)
             outside.append((1 - p[:, is_hot].sum(-1, dtype=torch.float64)).clamp_min(0).cpu())
-            whole = torch.zeros_like(p)
-            own = probabilities(setup.drafter_head.logits(scores.hidden), setup.params)[:, : p.shape[-1]]
-            whole[:, : own.shape[-1]] = own
+            whole = setup.whole_law(scores.hidden)
             for name, sampler in samplers.items():
                 if sampler == "vanilla":  # the drafter's whole law, what it says of cold tokens wasted
                     law = whole.masked_fill(~is_hot, 0.0)

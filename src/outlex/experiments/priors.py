@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from outlex.experiments.pruning import comparison_rows, notes_of
-from outlex.proposals import ColdRow, ColdRows, Restoring
+from outlex.proposals import ColdRow, Restoring
 from outlex.tuning.recipes import Recipe, recipes_of
 
 if TYPE_CHECKING:
@@ -37,11 +37,13 @@ def _recipes(evidence: Evidence) -> Sequence[Recipe]:
         "uniform": partial(_fixed, None),
         "unigram": partial(_fixed, evidence.prior),
     }
-    found = [Recipe(family="cold-row", name=f"cold mass, {name}", fit=fit) for name, fit in fixed.items()]
+    found = [
+        Recipe(family="cold-row", name=f"cold mass, {name}", fit=fit)
+        for name, fit in fixed.items()
+        if len(evidence.pruned_ids)
+    ]
     return [*found, *recipes_of(evidence, "sparse-kernel")]
 
 
 def _fixed(prior: Tensor | None, evidence: Evidence) -> Restoring:
-    head = evidence.drafter_head
-    cold = ColdRows(weight=head.weight, bias=head.bias, scale=head.scale, ids=evidence.cold_ids, prior=prior)
-    return ColdRow.fit(cold, n_target=evidence.n_target, rank=16)
+    return ColdRow.fit(evidence.cold_rows(prior=prior), n_target=evidence.n_target, rank=16)

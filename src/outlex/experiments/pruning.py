@@ -30,6 +30,7 @@ def run(setup: Setup) -> tuple[list[dict[str, Any]], list[str]]:
         held_out,
         target_head=setup.target_head,
         drafter_head=setup.drafter_head,
+        shared=setup.shared,
         candidates=[
             Candidate(name="untrimmed", n_draft=setup.drafter_head.n_rows),
             *(Candidate(name=str(n), ids=setup.order[:n].cpu(), n_draft=n) for n in setup.sizes),

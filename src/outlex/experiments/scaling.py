@@ -1,6 +1,7 @@
 """RDK exact against first order: quality and time of a draft step as the vocabulary grows.
 
-The pair is cut down to its N most important tokens on both sides, and 1/16 of them are hot.
+Quality and how both grow: the pair is cut down to its N most important tokens on both sides, and 1/16 of them are hot.
+Step times: see `outlex.experiments.step_times`; the draft head stays as it is, and N goes up to 2^18.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 
 from outlex.affinity import Covariance, SparseDistributions
 from outlex.decode.stopwatch import now
+from outlex.experiments.step_times import step_rows
 from outlex.proposals import DraftScores, RdkExact, RdkFirstOrder, Restoring, Tli
 from outlex.randomness import GeneratorRandomness, seeded_generator
 from outlex.sampling import probabilities
@@ -25,9 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "QUESTION", "run", "slope"]
 
 QUESTION = "What does the first order give up, and how do both grow?"
-COLUMNS = ("N", "n_draft", "T_Ω", "sampler", "alpha", "tli", "distance", "step_s")
+COLUMNS = ("part", "N", "n_draft", "T_Ω", "sampler", "alpha", "tli", "distance", "step_s", "of head")
 _TEMPERATURES = (1e-2, 1e-4)
 _LARGEST_EXACT = 1 << 15
+_WIDEST = 1 << 18
 _N_LAWS, _N_KEPT, _N_POSITIONS, _REPEATS = 512, 32, 64, 5
 
 
@@ -42,7 +45,7 @@ def run(setup: Setup) -> tuple[list[dict[str, Any]], list[str]]:
     for i, n in enumerate(widths):
         setup.on_progress(i, len(widths), f"{n} tokens")
         ids = setup.order[:n]
-        target, drafter = setup.target_head.rows(ids), setup.drafter_head.rows(ids)
+        target, drafter = setup.target_head.rows(ids), setup.drafter_head.rows(setup.rows_of(ids))
         every = max(1, len(fit) // _N_LAWS)
         states = fit.target_hidden[::every][:_N_LAWS].to(ids.device, target.weight.dtype)
         kept = [
@@ -71,6 +74,7 @@ def run(setup: Setup) -> tuple[list[dict[str, Any]], list[str]]:
             for name, sampler in samplers.items():
                 rows.append(
                     {
+                        "part": "quality",
                         "N": n,
                         "n_draft": token_map.n_draft,
                         "T_Ω": temperature,
@@ -79,9 +83,13 @@ def run(setup: Setup) -> tuple[list[dict[str, Any]], list[str]]:
                         "tli": tli,
                         "distance": distance,
                         "step_s": _step_s(sampler, scores, setup),
+                        "of head": None,
                     }
                 )
-    return rows, _notes(rows)
+    # 2^18 is beyond any pair's tokens; a toy pair stays small
+    widths = [*widths, _WIDEST] if widths[-1] > _WIDEST // 16 else widths
+    timed = step_rows(setup, widths)
+    return [*rows, *timed], [*_notes(rows), *_step_notes(timed)]
 
 
 def slope(rows: list[dict[str, Any]], sampler: str, *, last: int | None = None) -> float:
@@ -105,6 +113,20 @@ def _step_s(sampler: Restoring, scores: DraftScores, setup: Setup) -> float:
         sampler.law(one, setup.params).sample(randomness)
         seconds.append(now(device) - start)
     return median(seconds[1:])
+
+
+def _step_notes(rows: list[dict[str, Any]]) -> list[str]:
+    """How step times grow, from 2^14 tokens on where there are so many, and what share of the whole head they are."""
+    notes = []
+    wide = [row for row in rows if row["N"] >= 1 << 14]
+    for sampler in dict.fromkeys(row["sampler"] for row in rows):
+        own = [row for row in rows if row["sampler"] == sampler]
+        growth = slope(wide or rows, sampler)
+        notes.append(
+            f"{sampler}: a draft step takes {own[-1]['step_s'] * 1e3:.2f} ms at {own[-1]['N']} tokens,"
+            f" {own[-1]['of head']:.1%} of the whole head, and grows as N^{growth:.2f}."
+        )
+    return notes
 
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:

@@ -12,18 +12,19 @@ from torch import Tensor
 
 from outlex.calibration.target_probs import target_probs
 from outlex.errors import InputError
-from outlex.heads.linear import TrimmedHead
+from outlex.heads.linear import StaticHead
 from outlex.proposals import DraftScores, HotLaw, Tli
 from outlex.sampling import SamplingParams, probabilities
 from outlex.tuning.positions import scored_positions
 from outlex.tuning.recipes import Recipe, recipes_of
 from outlex.tuning.run import compare
 from outlex.tuning.settings import TuneSettings, split_prompts
-from outlex.vocab.sub_vocab import SubVocab
+from outlex.vocab.token_map import TokenMap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from outlex.calibration.head_files import Translation
     from outlex.calibration.traces import TraceSet
     from outlex.heads.linear import LinearHead
     from outlex.tuning.evidence import Evidence
@@ -42,7 +43,8 @@ class Setup:
     Attributes:
         traces: of the pair.
         target_head, drafter_head: whole, on one device.
-        spellings: bytes of each token; None leaves the prefix prior out.
+        translation: to the tokens of a target with another tokenizer; None for one tokenizer.
+        spellings: bytes of each token of the target; None leaves the prefix prior out.
         ranking: int64, tokens by importance, best first; None ranks by the target's mean probability on the prompts
             that proposals are fitted to.
         sizes: rows of draft heads, each at least 1.
@@ -59,6 +61,7 @@ class Setup:
     traces: TraceSet
     target_head: LinearHead
     drafter_head: LinearHead
+    translation: Translation | None = field(default=None, repr=False)
     spellings: Sequence[bytes | None] | None = field(default=None, repr=False)
     ranking: Tensor | None = field(default=None, repr=False)
     sizes: tuple[int, ...]
@@ -69,7 +72,8 @@ class Setup:
 
     def __post_init__(self) -> None:
         TuneSettings(family=self.family, temperatures=(self.temperature,), seed=self.seed)
-        n = self.n_shared
+        # with another tokenizer tokens are cold even if no row was pruned
+        most = self.n_shared - (self.shared is None)
         if self.temperature == 0:
             raise InputError(
                 "Experiments are about sampled drafting",
@@ -77,18 +81,26 @@ class Setup:
                 expected="a temperature above 0",
                 next_step="`outlex experiment greedy` compares with greedy drafting",
             )
-        if not self.sizes or len(set(self.sizes)) < len(self.sizes) or not all(1 <= size < n for size in self.sizes):
+        once = len(set(self.sizes)) == len(self.sizes) > 0
+        if not once or not all(1 <= size <= most for size in self.sizes):
             raise InputError(
                 "These sizes cannot be tried",
                 got=list(self.sizes),
-                expected=f"different numbers from 1 to {n - 1}: with {n} rows nothing is cold",
+                expected=f"different numbers from 1 to {most}; the two heads share {self.n_shared} tokens",
                 next_step="change --sizes",
             )
-        self.traces.check_heads(self.target_head, self.drafter_head)
+        self.traces.check_heads(self.target_head, self.drafter_head, cross_tokenizer=self.shared is not None)
 
     @property
+    def shared(self) -> TokenMap | None:
+        """Drafter rows to tokens of a target with another tokenizer."""
+        return None if self.translation is None else self.translation.shared
+
+    @cached_property
     def n_shared(self) -> int:
         """Tokens that both heads have."""
+        if self.shared is not None:
+            return int((self.shared.draft_to_target >= 0).sum())
         return min(self.target_head.n_rows, self.drafter_head.n_rows)
 
     @property
@@ -106,24 +118,35 @@ class Setup:
         ranking = self.ranking
         if ranking is None:
             ranking = self.order_of(self.parts[0])
-        n = min(self.n_shared, self.traces.header.n_tokenizer)  # a list may not name padding
-        return ranking[ranking < n].to(self.target_head.weight.device)
+        return self._both_have(ranking).to(self.target_head.weight.device)
 
     def order_of(self, traces: TraceSet) -> Tensor:
-        """Tokens by the target's mean probability on some traces."""
+        """Tokens that both heads have, by the target's mean probability on some traces."""
         mean = target_probs(traces, self.target_head, temperature=self.temperature).mean
-        return mean[: self.n_shared].argsort(descending=True, stable=True)
+        return self._both_have(mean.argsort(descending=True, stable=True))
 
-    def head(self, ids: Tensor) -> TrimmedHead:
-        """The drafter's head with these rows."""
-        header = self.traces.header
-        vocab = SubVocab(
-            draft_to_target=ids.cpu(),
-            n_target=self.target_head.n_rows,
-            n_tokenizer=header.n_tokenizer,
-            tokenizer_fingerprint=header.tokenizer_fingerprint,
-        )
-        return TrimmedHead(self.drafter_head.rows(ids), vocab)
+    def _both_have(self, ids: Tensor) -> Tensor:
+        """Padding left out, as a list may not name it."""
+        if self.shared is not None:
+            return ids[self.shared.to_draft(ids.to(self.shared.device)).to(ids.device) >= 0]
+        return ids[ids < min(self.n_shared, self.traces.header.n_tokenizer)]
+
+    def rows_of(self, ids: Tensor) -> Tensor:
+        """Rows of the drafter's head that stand for these tokens."""
+        return ids if self.shared is None else self.shared.to_draft(ids)
+
+    def head(self, ids: Tensor) -> StaticHead:
+        """The drafter's head with these rows; with all tokens that the two share it is the whole head."""
+        if self.shared is not None and len(ids) == self.n_shared:
+            return StaticHead(self.drafter_head, self.shared, name="untrimmed")
+        token_map = TokenMap(ids, n_draft=len(ids), n_target=self.target_head.n_rows)
+        return StaticHead(self.drafter_head.rows(self.rows_of(ids)), token_map, name=f"trimmed-{len(ids)}")
+
+    def whole_law(self, hidden: Tensor) -> Tensor:
+        """What the drafter's whole head proposes: hidden [n, d] -> [n, n_target]."""
+        shared = self.shared or TokenMap.identity(self.drafter_head.n_rows, self.target_head.n_rows)
+        scores = DraftScores(logits=self.drafter_head.logits(hidden), token_map=shared.to(hidden.device), hidden=hidden)
+        return Tli().law(scores, self.params).dense()
 
     def compared(
         self,
@@ -139,6 +162,9 @@ class Setup:
             static_ids=ids,
             target_head=self.target_head,
             drafter_head=self.drafter_head,
+            shared=self.shared,
+            # a head of shared tokens alone has no column that the target would spell otherwise
+            first_ids=self.translation.first_ids if self.translation and len(ids) == self.n_shared else None,
             recipes=recipes or (lambda evidence: recipes_of(evidence, self.family)),
             spellings=self.spellings,
             on_progress=self.on_progress,
@@ -160,6 +186,8 @@ class Setup:
             "target": header.target.name,
             "drafter": header.drafter.name,
             "n_target": self.target_head.n_rows,
+            "n_shared": self.n_shared,
+            "cross_tokenizer": self.shared is not None,
             "temperature": self.temperature,
             "text_temperature": self.traces.temperature,
             "sizes": list(self.sizes),

@@ -81,8 +81,7 @@ def _foreign_rows(setup: Setup, name: str, size: int) -> list[dict[str, Any]]:
     )
     parts = (fit, calibrate, elsewhere.select(others))
     order = setup.order_of(fit).to(setup.order.device)
-    n = setup.traces.header.n_tokenizer
-    found = setup.compared(order[order < n][:size], parts=parts)
+    found = setup.compared(order[:size], parts=parts)
     common = {"setting": f"foreign: calibrated on {name}", "n_draft": size}
     return [row for row in comparison_rows(found, setup.temperature, common=common) if row["domain"] == "all"]
 
@@ -97,6 +96,7 @@ def _zipf_rows(setup: Setup, exponent: float) -> list[dict[str, Any]]:
         target_head=target,
         drafter_head=drafter,
         traces=traces,
+        translation=None,
         spellings=None,
         ranking=None,
         sizes=(_HOT_ZIPF,),

@@ -12,7 +12,7 @@ from torch import Tensor
 from outlex.calibration.traces import TraceSet
 from outlex.drafters.artifacts import proposal_of, told_apart
 from outlex.drafters.trimmed import TrimmedDrafter
-from outlex.errors import MismatchError
+from outlex.errors import InputError, MismatchError
 from outlex.heads.linear import LinearHead, trim_head
 from outlex.proposals.base import Proposal
 from outlex.proposals.tli import Tli
@@ -71,10 +71,17 @@ def candidates_for(
     traces: TraceSet,
     target_head: LinearHead,
     drafter_head: LinearHead,
+    shared: TokenMap | None = None,
 ) -> list[Candidate]:
     """The untrimmed head first, then the given ones.
 
+    Args:
+        given_ones: what to compare.
+        traces, target_head, drafter_head: of the pair.
+        shared: drafter rows to tokens of a target with another tokenizer; None for one tokenizer.
+
     Raises:
+        InputError: a fitted head for a drafter with another tokenizer.
         MismatchError: another tokenizer, or a head that was made for another drafter.
         VocabError: an id that the target's head does not have.
     """
@@ -82,13 +89,25 @@ def candidates_for(
     for name, given in zip(names_of(given_ones), given_ones, strict=True):
         proposal: Proposal = Tli()
         if not isinstance(given, SubVocab):
-            proposal = proposal_of(given, n_target=target_head.n_rows, device=target_head.weight.device)
+            proposal = proposal_of(
+                given,
+                n_target=target_head.n_rows,
+                device=target_head.weight.device,
+                tokenizer=None if shared is None else traces.header.tokenizer_fingerprint,
+            )
         if not isinstance(given, (SubVocab, TrimmedDrafter)):
+            if shared is not None:
+                raise InputError(
+                    "Fitted heads follow the request in the target's tokens, and this drafter has others",
+                    got=name,
+                    expected="a trimmed drafter, or its whole head",
+                    next_step="trim the drafter with `outlex trim`, or leave the head out",
+                )
             head = given.head_from(drafter_head, n_target=target_head.n_rows)
             found.append(Candidate(name=name, n_draft=given.n_draft, head=head, proposal=proposal))
             continue
         vocab = given.vocab if isinstance(given, TrimmedDrafter) else given
-        traces.check_vocab(vocab.tokenizer_fingerprint, vocab.n_tokenizer, what=name)
+        traces.check_vocab(vocab.tokenizer_fingerprint, vocab.n_tokenizer, what=name, of_drafter=shared is not None)
         cut = trim_head(drafter_head, vocab).linear
         if isinstance(given, TrimmedDrafter) and not _same_rows(given.linear, cut):
             raise MismatchError(
@@ -97,7 +116,11 @@ def candidates_for(
                 expected=f"rows of {traces.header.drafter.name}",
                 next_step=f"trim {traces.header.drafter.source!r}, or trace the pair with {given.base_source!r}",
             )
-        ids = vocab.with_target_width(target_head.n_rows).draft_to_target
+        if shared is None:
+            ids = vocab.with_target_width(target_head.n_rows).draft_to_target
+        else:
+            ids = shared.to_target(vocab.draft_to_target.to(shared.device)).cpu()
+            ids = ids[ids >= 0]  # TLI's law: rows without a token of the target have no mass
         found.append(Candidate(name=name, ids=ids, n_draft=vocab.n_draft, proposal=proposal))
     return found
 
@@ -107,7 +130,9 @@ def names_of(given_ones: Sequence[SubVocab | DraftHeadArtifact]) -> list[str]:
     return told_apart([f"trimmed-{one.n_draft}" if isinstance(one, SubVocab) else one.name for one in given_ones])
 
 
-def families(candidates: Sequence[Candidate], *, n_target: int, device: torch.device) -> list[Family]:
+def families(
+    candidates: Sequence[Candidate], *, n_target: int, device: torch.device, shared: TokenMap | None = None
+) -> list[Family]:
     """Group candidates without a head of their own so that each family's columns are gathered once.
 
     Sizes of one ranking are nested sets, whatever their order, because must-keep ids are in all of them. In an order
@@ -122,8 +147,9 @@ def families(candidates: Sequence[Candidate], *, n_target: int, device: torch.de
             chains.append([(index, ids)])
         else:
             chain.append((index, ids))
+    whole = None if shared is None else shared.to(device)
     grouped = [
-        Family(order=None, members=((i, TokenMap.identity(c.n_draft, n_target)),))
+        Family(order=None, members=((i, whole or TokenMap.identity(c.n_draft, n_target)),))
         for i, c in enumerate(candidates)
         if c.ids is None and c.head is None
     ]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from outlex.calibration.traces import TraceSet
     from outlex.heads.base import DraftHead
     from outlex.heads.linear import LinearHead
+    from outlex.vocab.token_map import TokenMap
 
 __all__ = ["OverlapTable", "Overlaps", "overlap_table"]
 
@@ -59,7 +60,8 @@ class OverlapTable:
 
     Attributes:
         cells: (index of the candidate, temperature) -> its overlaps.
-        mass_of_half: temperature -> Σ p over the positions of each half of the prompts, float64 [2, n_target].
+        mass_of_half: temperature -> Σ p over the positions of each half of the prompts, float64 [2, n_target]; 0 for
+            tokens that a drafter with another tokenizer does not have.
         n_of_half: positions of each half.
     """
 
@@ -74,6 +76,7 @@ def overlap_table(
     *,
     target_head: LinearHead,
     drafter_head: LinearHead,
+    shared: TokenMap | None = None,
     candidates: Sequence[Candidate],
     temperatures: Sequence[float],
     proposal: Proposal | None,
@@ -85,6 +88,7 @@ def overlap_table(
     Args:
         traces: of the pair.
         target_head, drafter_head: of the pair, whole, on one device.
+        shared: drafter rows to tokens of a target with another tokenizer; None for one tokenizer.
         candidates: what to compare.
         temperatures: of both laws.
         proposal: q ↦ q̃ of all candidates; None takes each one's own.
@@ -96,7 +100,8 @@ def overlap_table(
         NumericalError: logits hold NaN or infinity.
     """
     device, dtype = target_head.weight.device, target_head.weight.dtype
-    groups = families(candidates, n_target=target_head.n_rows, device=device)
+    groups = families(candidates, n_target=target_head.n_rows, device=device, shared=shared)
+    rows_of = [_rows_of(group, shared) for group in groups]
     replays: dict[DraftHead, Replay] = {}  # one a head, whoever shares it: replaying moves the head along
     for candidate in candidates:
         if candidate.head is not None and candidate.head not in replays:
@@ -113,7 +118,7 @@ def overlap_table(
         scores = []
         if groups:
             logits = drafter_head.logits(hidden)
-            scores = [_scores(group, logits, hidden) for group in groups]
+            scores = [_scores(group, own, logits, hidden) for group, own in zip(groups, rows_of, strict=True)]
         replayed = {head: list(replay.scores(rows, hidden, target_logits)) for head, replay in replays.items()}
         text = traces.token_ids[rows].to(device)
         odd = half_of_row[rows]
@@ -124,9 +129,10 @@ def overlap_table(
             _check(p, "target")
             masses[temperature] += halves @ p  # float32 within a block, float64 across blocks
             for group, of_group in zip(groups, scores, strict=True):
-                hot = p if group.order is None else p.index_select(-1, group.order)
+                hot = None if group.order is None else p.index_select(-1, group.order)
                 for (index, _), of_member in zip(group.members, of_group, strict=True):
-                    columns = hot[:, : of_member.token_map.n_draft]
+                    n_draft = of_member.token_map.n_draft
+                    columns = _columns(p, of_member) if hot is None else hot[:, :n_draft]
                     found = _judged(laws[index].law(of_member, params), p, columns, columns, text)
                     sums[index, temperature][:, rows] = found.cpu().numpy()
             for head, parts in replayed.items():
@@ -151,17 +157,28 @@ def overlap_table(
             key: Overlaps(beta=b, accept=a, oov_mass=o, n_draft=sizes[key[0]][0], head_bytes=sizes[key[0]][1])
             for key, (b, a, o) in sums.items()
         },
-        mass_of_half={temperature: mass.cpu() for temperature, mass in masses.items()},
+        mass_of_half={temperature: _within(mass, shared).cpu() for temperature, mass in masses.items()},
         n_of_half=(n - n_odd, n_odd),
     )
 
 
-def _scores(group: Family, logits: Tensor, hidden: Tensor) -> list[DraftScores]:
-    columns = logits if group.order is None else logits.index_select(-1, group.order)
+def _rows_of(group: Family, shared: TokenMap | None) -> Tensor | None:
+    """Rows of the drafter's head in the family's order; None for all of them as they are."""
+    if shared is None or group.order is None:
+        return group.order
+    return shared.to(group.order.device).to_draft(group.order)
+
+
+def _scores(group: Family, rows: Tensor | None, logits: Tensor, hidden: Tensor) -> list[DraftScores]:
+    columns = logits if rows is None else logits.index_select(-1, rows)
     return [
         DraftScores(logits=columns[:, : token_map.n_draft], token_map=token_map, hidden=hidden)
         for _, token_map in group.members
     ]
+
+
+def _within(mass: Tensor, shared: TokenMap | None) -> Tensor:
+    return mass if shared is None else mass.masked_fill(shared.target_to_draft.to(mass.device) < 0, 0.0)
 
 
 def _columns(p: Tensor, scores: DraftScores) -> Tensor:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from outlex.forecast.candidates import Candidate
     from outlex.heads.linear import LinearHead
     from outlex.vocab.sub_vocab import SubVocab
+    from outlex.vocab.token_map import TokenMap
 
 __all__ = ["forecast", "nearest_set"]
 
@@ -33,6 +34,7 @@ def forecast(
     *,
     target_head: LinearHead,
     drafter_head: LinearHead,
+    shared: TokenMap | None = None,
     candidates: Sequence[SubVocab | DraftHeadArtifact],
     temperatures: Sequence[float],
     draft_lens: Sequence[int],
@@ -49,6 +51,7 @@ def forecast(
         traces: of one pair; several sets may come from several temperatures, and each temperature is forecast from the
             set that was sampled at it. A temperature without one of its own is forecast from the nearest, and noted.
         target_head, drafter_head: of the traced pair, whole, on one device.
+        shared: drafter rows to tokens of a target with another tokenizer, see `shared_tokens`; None for one tokenizer.
         candidates: draft vocabularies, trimmed drafters and fitted heads to compare.
         temperatures: of decoding; 0 is greedy.
         draft_lens: γ.
@@ -67,8 +70,10 @@ def forecast(
     sets = [traces] if isinstance(traces, TraceSet) else list(traces)
     _check(sets, temperatures, draft_lens, tokens_per_pass)
     for one in sets:
-        one.check_heads(target_head, drafter_head)
-    named = candidates_for(candidates, traces=sets[0], target_head=target_head, drafter_head=drafter_head)
+        one.check_heads(target_head, drafter_head, cross_tokenizer=shared is not None)
+    named = candidates_for(
+        candidates, traces=sets[0], target_head=target_head, drafter_head=drafter_head, shared=shared
+    )
     set_of = {temperature: nearest_set(sets, temperature) for temperature in temperatures}
     n_total = sum(len(sets[i]) for i in set(set_of.values()))
     n_before, tables = 0, dict[int, OverlapTable]()
@@ -79,6 +84,7 @@ def forecast(
             sets[i],
             target_head=target_head,
             drafter_head=drafter_head,
+            shared=shared,
             candidates=named,
             temperatures=own,
             proposal=proposal,

@@ -2,7 +2,8 @@
 
 `Vanilla` and `Tli` propose hot tokens alone. The others give mass back to cold ones (`restoring.py`): from an affinity
 of tokens (`RdkExact`, `RdkFirstOrder`, `SparseKernel`), from the rows that trimming took away (`ColdRow`, `Clusters`),
-from traces (`Learned`); `Mixed` puts TLI beside any of them.
+from traces (`Learned`), from how the target spells what only the drafter has (`Respelled`); `Mixed` puts TLI beside any
+of them.
 """
 
 from outlex.proposals.base import DraftScores, HotLaw, Proposal, ProposalLaw
@@ -13,6 +14,7 @@ from outlex.proposals.learned import Learned
 from outlex.proposals.mixed import Mixed
 from outlex.proposals.rdk_exact import DenseKernel, RdkExact
 from outlex.proposals.rdk_first_order import RdkFirstOrder
+from outlex.proposals.respelled import Respelled
 from outlex.proposals.restoring import Restoring
 from outlex.proposals.sparse_kernel import SparseKernel
 from outlex.proposals.tli import Tli
@@ -31,6 +33,7 @@ __all__ = [
     "ProposalLaw",
     "RdkExact",
     "RdkFirstOrder",
+    "Respelled",
     "Restoring",
     "SparseKernel",
     "Tli",

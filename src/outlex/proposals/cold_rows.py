@@ -21,9 +21,10 @@ class ColdRows:
     Attributes:
         weight: floating [n_rows, d], the whole head.
         ids: int64 [m], the cold rows, as ids of the target.
+        rows_of: int64 [m], where they are in `weight`; None where a row's place is its id.
         bias: [n_rows] or None.
         scale: what the model multiplies its logits by.
-        prior: how probable each token is, [n_rows] or wider, any scale; equal by default.
+        prior: how probable each token of the target is, any scale; equal by default.
 
     Raises:
         InputError: not a head, no cold row, or a prior that is too short.
@@ -31,18 +32,22 @@ class ColdRows:
 
     weight: Tensor = field(repr=False)
     ids: Tensor = field(repr=False)
+    rows_of: Tensor | None = field(default=None, repr=False)
     bias: Tensor | None = field(default=None, repr=False)
     scale: float = 1.0
     prior: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         n_rows = self.weight.shape[0]
+        places = self.ids if self.rows_of is None else self.rows_of
         fits = (
             self.weight.ndim == 2
             and self.weight.is_floating_point()
             and self.ids.dtype == torch.int64
             and self.ids.numel() > 0
-            and 0 <= int(self.ids.min()) <= int(self.ids.max()) < n_rows
+            and places.shape == self.ids.shape
+            and 0 <= int(places.min()) <= int(places.max()) < n_rows
+            and int(self.ids.min()) >= 0
             and (self.bias is None or self.bias.shape == (n_rows,))
             and (self.prior is None or (self.prior.ndim == 1 and len(self.prior) > int(self.ids.max())))
         )
@@ -57,7 +62,7 @@ class ColdRows:
 
     def rows(self, start: int, end: int) -> Tensor:
         """Some of them with the bias as a last coordinate: float32 (or 64) [end − start, d + 1]."""
-        own = self.ids[start:end].to(self.weight.device)
+        own = (self.ids if self.rows_of is None else self.rows_of)[start:end].to(self.weight.device)
         dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
         weight = self.weight.index_select(0, own).to(dtype)
         bias = weight.new_zeros(len(own)) if self.bias is None else self.bias.index_select(0, own).to(dtype)

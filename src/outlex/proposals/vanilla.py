@@ -6,7 +6,7 @@ rejected: their mass is wasted. With a sub-vocabulary of the target's own tokens
 
 from __future__ import annotations
 
-from outlex.proposals.base import DraftScores, HotLaw, ProposalLaw
+from outlex.proposals.base import DraftScores, HotLaw
 from outlex.sampling import SamplingParams, probabilities
 
 __all__ = ["Vanilla"]
@@ -17,5 +17,5 @@ class Vanilla:
 
     name = "vanilla"
 
-    def law(self, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
+    def law(self, scores: DraftScores, params: SamplingParams) -> HotLaw:
         return HotLaw(probabilities(scores.logits, params), scores.token_map)

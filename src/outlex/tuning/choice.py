@@ -18,11 +18,16 @@ from outlex.tuning.result import Trial
 __all__ = ["choose", "cold_estimator", "tli_trial", "trials_of"]
 
 _ESTIMATOR_RANK = 16
+_ERROR = 0.05  # of taking something that does not gain
 
 
-def cold_estimator(evidence: Evidence) -> ColdRow:
+def cold_estimator(evidence: Evidence) -> ColdRow | None:
+    """What estimates the mass of pruned rows; None where none was pruned."""
+    if not len(evidence.pruned_ids):
+        return None
     with torch.inference_mode():
-        return ColdRow.fit(evidence.cold_rows(), n_target=evidence.n_target, rank=_ESTIMATOR_RANK)
+        cold = evidence.cold_rows(prior=evidence.prior)
+        return ColdRow.fit(cold, n_target=evidence.n_target, rank=_ESTIMATOR_RANK)
 
 
 def tli_trial(temperatures: Sequence[float]) -> Trial:
@@ -31,7 +36,7 @@ def tli_trial(temperatures: Sequence[float]) -> Trial:
 
 
 def trials_of(
-    recipes: Sequence[Recipe], fitted: Sequence[tuple[Restoring, float]], table: GainTable, estimator: ColdRow
+    recipes: Sequence[Recipe], fitted: Sequence[tuple[Restoring, float]], table: GainTable, estimator: ColdRow | None
 ) -> list[Trial]:
     """Each proposal alone, then mixed in the way that gains most on folds it was not chosen on."""
     found = []
@@ -58,7 +63,7 @@ def trials_of(
     return found
 
 
-def _mixed(proposal: Restoring, table: GainTable, weights: Weights, estimator: ColdRow) -> Mixed:
+def _mixed(proposal: Restoring, table: GainTable, weights: Weights, estimator: ColdRow | None) -> Mixed:
     temperatures = table.temperatures
     if 0.0 not in temperatures:  # greedy drafting was not asked for: it stays TLI
         temperatures, weights = (0.0, *temperatures), ((0.0,) * len(weights[0]), *weights)
@@ -77,19 +82,25 @@ def _n_bytes(proposal: Restoring) -> int:
 
 
 def choose(trials: Sequence[Trial], table: GainTable, recipes: Sequence[Recipe]) -> tuple[int, str]:
-    """Index of the best trial, and why."""
+    """Index of the best trial, and why.
+
+    The 5 % of error are divided among the candidates (Bonferroni): half among those that nothing was fitted for, of
+    which there are few, half among the others; all to one kind where the other is missing.
+    """
     places = {recipe.name: i for i, recipe in enumerate(recipes)}
     mixtures = [i for i, trial in enumerate(trials) if trial.weights is not None]
     if not mixtures:
         return 0, "nothing else was asked for"
-    confidence = 1 - 0.05 / len(mixtures)
+    kinds = [recipes[places[trials[i].name]].is_fitted for i in mixtures]
+    allowed = _ERROR / len(set(kinds))
     prompts = torch.cat([table.prompts[t] for t in table.temperatures])
     passed, values = [], {}
-    for i in mixtures:
+    for i, kind in zip(mixtures, kinds, strict=True):
         trial = trials[i]
         assert trial.weights is not None
         gains = table.honest_gain(places[trial.name], trial.mode)  # type: ignore[arg-type]
-        pooled = mean_gain(torch.cat([gains[t] for t in table.temperatures]), prompts, confidence=confidence)
+        together = torch.cat([gains[t] for t in table.temperatures])
+        pooled = mean_gain(together, prompts, confidence=1 - allowed / kinds.count(kind))
         values[i] = pooled.value
         if pooled.low > 0 and all(one.value >= 0 for one in trial.expected.values()):
             passed.append(i)

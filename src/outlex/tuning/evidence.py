@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from outlex.calibration.traces import TraceSet
     from outlex.heads.base import DraftHead
     from outlex.heads.linear import LinearHead
+    from outlex.vocab.token_map import TokenMap
 
 __all__ = ["Evidence", "gather_evidence"]
 
@@ -38,7 +40,11 @@ class Evidence:
         prior: float32 [n_target], mean p.
         draft_prior: float32 [n_target], mean q'.
         drafter_head: whole.
-        cold_ids: int64, tokens that the drafter's head has and the draft head does not.
+        shared: drafter rows to tokens of a target with another tokenizer; None for one tokenizer.
+        cold_ids: int64, tokens that the draft head does not have: those it was trimmed of, and with another tokenizer
+            those that the drafter never had.
+        first_ids: int64 [n_draft], the target's token that each draft column begins with, with another tokenizer and
+            columns that the target lacks; else None.
         spellings: bytes of each token, None for those that have none; None without a tokenizer.
     """
 
@@ -51,18 +57,29 @@ class Evidence:
     prior: Tensor = field(repr=False)
     draft_prior: Tensor = field(repr=False)
     drafter_head: LinearHead = field(repr=False)
+    shared: TokenMap | None = field(default=None, repr=False)
     cold_ids: Tensor = field(repr=False)
+    first_ids: Tensor | None = field(default=None, repr=False)
     spellings: Sequence[bytes | None] | None = field(default=None, repr=False)
 
     @property
     def n_draft(self) -> int:
         """Tokens that are not cold."""
-        return min(self.drafter_head.n_rows, self.n_target) - len(self.cold_ids)
+        n_all = min(self.drafter_head.n_rows, self.n_target) if self.shared is None else self.n_target
+        return n_all - len(self.cold_ids)
 
-    def cold_rows(self) -> ColdRows:
-        """Cold rows of the drafter's head, with the target's mean probabilities for a prior."""
-        head = self.drafter_head
-        return ColdRows(weight=head.weight, bias=head.bias, scale=head.scale, ids=self.cold_ids, prior=self.prior)
+    @cached_property
+    def pruned_ids(self) -> Tensor:
+        """int64, cold tokens that have a row in the drafter's whole head."""
+        if self.shared is None:
+            return self.cold_ids
+        return self.cold_ids[self.shared.to_draft(self.cold_ids) >= 0]
+
+    def cold_rows(self, *, prior: Tensor | None) -> ColdRows:
+        """Cold rows of the drafter's head; `prior` is how probable each token is, None for equal."""
+        head, ids = self.drafter_head, self.pruned_ids
+        rows = None if self.shared is None else self.shared.to_draft(ids)
+        return ColdRows(weight=head.weight, bias=head.bias, scale=head.scale, ids=ids, rows_of=rows, prior=prior)
 
     def target_laws(self, *, n_laws: int, n_kept: int) -> SparseDistributions:
         """Evenly spaced positions' p."""
@@ -97,6 +114,8 @@ def gather_evidence(
     static_ids: Tensor,
     target_head: LinearHead,
     drafter_head: LinearHead,
+    shared: TokenMap | None = None,
+    first_ids: Tensor | None = None,
     temperature: float,
     spellings: Sequence[bytes | None] | None,
     on_progress: Callable[[int, int], None],
@@ -108,6 +127,7 @@ def gather_evidence(
         head: the draft head.
         static_ids: int64, tokens that it always has.
         target_head, drafter_head: of the pair, whole.
+        shared, first_ids: see `Evidence`.
         temperature: of both laws, above 0.
         spellings: see `Evidence`.
         on_progress: called with the positions done and all of this set.
@@ -117,7 +137,8 @@ def gather_evidence(
         NumericalError: logits hold NaN or infinity.
     """
     n_target, device = target_head.n_rows, target_head.weight.device
-    is_hot = torch.zeros(min(n_target, drafter_head.n_rows), dtype=torch.bool, device=device)
+    n_tokens = min(n_target, drafter_head.n_rows) if shared is None else n_target
+    is_hot = torch.zeros(n_tokens, dtype=torch.bool, device=device)
     is_hot[static_ids.to(device)] = True
     cold_ids = (~is_hot).nonzero().squeeze(-1)
     if not len(cold_ids):
@@ -156,6 +177,8 @@ def gather_evidence(
         prior=prior,
         draft_prior=draft_prior,
         drafter_head=drafter_head,
+        shared=shared,
         cold_ids=cold_ids,
+        first_ids=first_ids,
         spellings=spellings,
     )

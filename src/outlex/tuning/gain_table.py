@@ -121,7 +121,7 @@ def gain_table(
     head: DraftHead,
     proposals: Sequence[Restoring],
     *,
-    estimator: ColdTokens,
+    estimator: ColdTokens | None,
     target_head: LinearHead,
     on_progress: Callable[[int, int], None],
 ) -> GainTable:
@@ -131,7 +131,7 @@ def gain_table(
         sets: temperature -> traces to calibrate it on; one set may serve several.
         head: the draft head.
         proposals: r of each mixture.
-        estimator: of the cold mass.
+        estimator: of the cold mass; None takes it for 0.
         target_head: whole.
         on_progress: called with the positions done and all of this set.
 
@@ -153,7 +153,8 @@ def gain_table(
                 for i, proposal in enumerate(proposals):
                     found = contest.gains(proposal.restore(hot, scores, params), GRID)
                     gains.setdefault((i, temperature), []).append(found.cpu())
-                mass.setdefault(temperature, []).append(estimator.cold_mass(scores, params).cpu())
+                cold = contest.p_hot.new_zeros(len(index)) if estimator is None else estimator.cold_mass(scores, params)
+                mass.setdefault(temperature, []).append(cold.cpu())
                 prompts.setdefault(temperature, []).append(number_of[index])
     table = GainTable(
         temperatures=tuple(sorted(sets)),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from torch import Tensor
+
 from outlex.affinity import (
     Affinity,
     CoOccurrence,
@@ -17,12 +19,12 @@ from outlex.affinity import (
     nearest,
 )
 from outlex.errors import InputError
-from outlex.proposals import Clusters, ColdRow, Learned, RdkExact, RdkFirstOrder, Restoring, SparseKernel
+from outlex.proposals import Clusters, ColdRow, Learned, RdkExact, RdkFirstOrder, Respelled, Restoring, SparseKernel
 from outlex.tuning.evidence import Evidence
 
 __all__ = ["AFFINITIES", "FAMILIES", "Recipe", "affinities", "recipes_of", "widest_exact"]
 
-FAMILIES = ("rdk-exact", "rdk-first-order", "sparse-kernel", "cold-row", "clusters", "learned")
+FAMILIES = ("respelled", "rdk-exact", "rdk-first-order", "sparse-kernel", "cold-row", "clusters", "learned")
 # temperatures of softmax(Ω / T): co-occurrence and prefixes are logs of laws, the others are not
 AFFINITIES = {"covariance": 1e-3, "correlation": 0.1, "co-occurrence": 1.0, "head-cosine": 0.1, "string-prefix": 1.0}
 
@@ -41,11 +43,13 @@ class Recipe:
         family: one of `FAMILIES`.
         name: what a table calls it.
         fit: evidence to proposal; seconds to a minute.
+        is_fitted: whether the traces have a say in the proposal itself.
     """
 
     family: str
     name: str
     fit: Callable[[Evidence], Restoring] = field(repr=False)
+    is_fitted: bool = True
 
 
 def recipes_of(evidence: Evidence, family: str) -> list[Recipe]:
@@ -66,10 +70,18 @@ def recipes_of(evidence: Evidence, family: str) -> list[Recipe]:
         raise InputError(
             "This proposal cannot be fitted to this pair",
             got=f"{family} for {evidence.n_draft} draft tokens and a target of {evidence.n_target} rows",
-            expected=f"at most {_LARGEST_EXACT:,} pairs of them" if family == "rdk-exact" else None,
-            next_step="sparse-kernel is rdk-exact with the largest entries of each row; auto compares what is possible",
+            expected=_needed_by(family),
+            next_step="auto compares what is possible; sparse-kernel is rdk-exact with the largest entries of each row",
         )
     return found
+
+
+def _needed_by(family: str) -> str:
+    if family == "rdk-exact":
+        return f"at most {_LARGEST_EXACT:,} pairs of them"
+    if family == "respelled":
+        return "a drafter with another tokenizer, and tokens that only the drafter has"
+    return "rows of the drafter's head that were pruned"
 
 
 def widest_exact(n_draft: int, n_target: int) -> bool:
@@ -85,7 +97,7 @@ def affinities(evidence: Evidence) -> Iterator[tuple[str, Callable[[], Affinity]
         "co-occurrence",
         lambda: CoOccurrence(given=evidence.draft_laws(n_laws=_N_LAWS, n_kept=_N_KEPT), then=_laws(evidence)),
     )
-    if evidence.drafter_head.n_rows >= evidence.n_target:
+    if evidence.shared is None and evidence.drafter_head.n_rows >= evidence.n_target:
         yield "head-cosine", lambda: HeadCosine(weight=evidence.drafter_head.weight[: evidence.n_target])
     spellings = evidence.spellings
     if spellings is not None:
@@ -100,6 +112,9 @@ def affinities(evidence: Evidence) -> Iterator[tuple[str, Callable[[], Affinity]
 
 
 def _recipes(evidence: Evidence) -> Iterator[Recipe]:
+    first_ids = evidence.first_ids
+    if first_ids is not None:
+        yield Recipe(family="respelled", name="respelled", fit=partial(_respelled, first_ids), is_fitted=False)
     priors = dict(affinities(evidence))
     if widest_exact(evidence.n_draft, evidence.n_target):
         for kind, make in priors.items():
@@ -111,11 +126,12 @@ def _recipes(evidence: Evidence) -> Iterator[Recipe]:
         yield Recipe(
             family="sparse-kernel", name=f"sparse-kernel, {kind}", fit=partial(_sparse, make, AFFINITIES[kind])
         )
+    n_pruned = len(evidence.pruned_ids)
     for rank, name in ((0, "cold-row, Jensen"), (16, "cold-row, 2nd order")):
-        yield Recipe(family="cold-row", name=name, fit=partial(_cold_row, rank))
-    n_cold = len(evidence.cold_ids)
+        if n_pruned:
+            yield Recipe(family="cold-row", name=name, fit=partial(_cold_row, rank))
     for n_clusters, rank in ((64, 0), (256, 8)):
-        if n_clusters < n_cold:
+        if n_clusters < n_pruned:
             name = f"clusters, {n_clusters}" + (", 2nd order" if rank else "")
             yield Recipe(family="clusters", name=name, fit=partial(_clusters, n_clusters, rank))
     for kind in ("co-occurrence", "head-cosine"):
@@ -125,6 +141,10 @@ def _recipes(evidence: Evidence) -> Iterator[Recipe]:
 
 def _laws(evidence: Evidence) -> SparseDistributions:
     return evidence.target_laws(n_laws=_N_LAWS, n_kept=_N_KEPT)
+
+
+def _respelled(first_ids: Tensor, evidence: Evidence) -> Restoring:
+    return Respelled(first_ids=first_ids, n_target=evidence.n_target)
 
 
 def _rdk_exact(make: Callable[[], Affinity], temperature: float, evidence: Evidence) -> Restoring:
@@ -147,11 +167,12 @@ def _sparse(make: Callable[[], Affinity], temperature: float, evidence: Evidence
 
 
 def _cold_row(rank: int, evidence: Evidence) -> Restoring:
-    return ColdRow.fit(evidence.cold_rows(), n_target=evidence.n_target, rank=rank)
+    return ColdRow.fit(evidence.cold_rows(prior=evidence.prior), n_target=evidence.n_target, rank=rank)
 
 
 def _clusters(n_clusters: int, rank: int, evidence: Evidence) -> Restoring:
-    return Clusters.fit(evidence.cold_rows(), n_target=evidence.n_target, n_clusters=n_clusters, rank=rank, n_rounds=4)
+    cold = evidence.cold_rows(prior=evidence.prior)
+    return Clusters.fit(cold, n_target=evidence.n_target, n_clusters=n_clusters, rank=rank, n_rounds=4)
 
 
 def _learned(make: Callable[[], Affinity], evidence: Evidence) -> Restoring:

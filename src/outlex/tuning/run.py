@@ -21,6 +21,7 @@ from torch import Tensor
 
 from outlex.calibration.traces import TraceSet
 from outlex.drafters.fitted import FittedHead
+from outlex.drafters.retokenizing import retokenized_head
 from outlex.drafters.stored_proposal import StoredProposal
 from outlex.drafters.trimmed import TrimmedDrafter
 from outlex.errors import InputError
@@ -35,9 +36,11 @@ from outlex.tuning.result import Comparison, Tuned
 from outlex.tuning.settings import TuneSettings, split_prompts
 
 if TYPE_CHECKING:
+    from outlex.calibration.head_files import Translation
     from outlex.heads.base import DraftHead
     from outlex.heads.linear import LinearHead
     from outlex.vocab.sub_vocab import SubVocab
+    from outlex.vocab.token_map import TokenMap
 
 __all__ = ["compare", "tune"]
 
@@ -51,6 +54,7 @@ def tune(
     *,
     target_head: LinearHead,
     drafter_head: LinearHead,
+    translation: Translation | None = None,
     settings: TuneSettings,
     spellings: Sequence[bytes | None] | None = None,
     on_progress: OnProgress | None = None,
@@ -61,8 +65,9 @@ def tune(
         traces: of one pair, several temperatures if you like; a temperature is tuned on the nearest.
         artifact: whose scores the proposal will work on.
         target_head, drafter_head: of the traced pair, whole, on one device.
+        translation: to the tokens of a target with another tokenizer; None for one tokenizer.
         settings: what to fit.
-        spellings: bytes of the tokens, for the prefix prior.
+        spellings: bytes of the target's tokens, for the prefix prior.
         on_progress: called with the positions done, all of the part, and what comes next.
 
     Raises:
@@ -70,16 +75,27 @@ def tune(
         MismatchError: traces, heads and artifact do not belong together.
         NumericalError: logits hold NaN or infinity.
     """
-    vocab = _checked(traces, artifact, target_head=target_head, drafter_head=drafter_head)
+    shared = None if translation is None else translation.shared
+    vocab = _checked(traces, artifact, target_head=target_head, drafter_head=drafter_head, shared=shared)
     temperatures = _temperatures(traces, settings)
     split = [split_prompts(one, settings) for one in traces]
     parts = {t: split[nearest_set(traces, t)] for t in temperatures}
+    first_ids = None
+    if translation is None or shared is None:
+        head: DraftHead = artifact.head_from(drafter_head, n_target=target_head.n_rows)
+        static_ids = vocab.with_target_width(target_head.n_rows).draft_to_target
+    else:
+        head = retokenized_head(drafter_head, artifact, shared=shared)
+        static_ids = head.token_map.draft_to_target[head.token_map.draft_to_target >= 0]
+        first_ids = translation.first_ids[vocab.draft_to_target.to(translation.first_ids.device)]
     found = compare(
         parts,
-        artifact.head_from(drafter_head, n_target=target_head.n_rows),
-        static_ids=vocab.with_target_width(target_head.n_rows).draft_to_target,
+        head,
+        static_ids=static_ids,
         target_head=target_head,
         drafter_head=drafter_head,
+        shared=shared,
+        first_ids=first_ids,
         recipes=lambda evidence: recipes_of(evidence, settings.family),
         spellings=spellings,
         on_progress=on_progress,
@@ -94,7 +110,12 @@ def tune(
         "reason": found.reason,
         "trials": [trial.to_json() for trial in found.trials],
     }
-    stored = StoredProposal(proposal=found.chosen.proposal, n_target=target_head.n_rows, provenance=provenance)
+    stored = StoredProposal(
+        proposal=found.chosen.proposal,
+        n_target=target_head.n_rows,
+        target_tokenizer=None if translation is None else traces[0].header.tokenizer_fingerprint,
+        provenance=provenance,
+    )
     return Tuned(artifact=replace(artifact, stored=stored), comparison=found, n_prompts=counts)
 
 
@@ -105,6 +126,8 @@ def compare(
     static_ids: Tensor,
     target_head: LinearHead,
     drafter_head: LinearHead,
+    shared: TokenMap | None = None,
+    first_ids: Tensor | None = None,
     recipes: Callable[[Evidence], Sequence[Recipe]],
     spellings: Sequence[bytes | None] | None = None,
     on_progress: OnProgress | None = None,
@@ -116,6 +139,7 @@ def compare(
         head: scores the tokens.
         static_ids: int64, tokens that it always has.
         target_head, drafter_head, spellings, on_progress: as in `tune`.
+        shared, first_ids: see `Evidence`.
         recipes: what to try.
     """
     report = on_progress or (lambda n_done, n_total, label: None)
@@ -126,6 +150,8 @@ def compare(
         static_ids=static_ids,
         target_head=target_head,
         drafter_head=drafter_head,
+        shared=shared,
+        first_ids=first_ids,
         temperature=temperatures[-1],
         spellings=spellings,
         on_progress=lambda n, total: report(n, total, "reading both laws"),
@@ -161,7 +187,12 @@ def compare(
 
 
 def _checked(
-    traces: Sequence[TraceSet], artifact: Artifact, *, target_head: LinearHead, drafter_head: LinearHead
+    traces: Sequence[TraceSet],
+    artifact: Artifact,
+    *,
+    target_head: LinearHead,
+    drafter_head: LinearHead,
+    shared: TokenMap | None,
 ) -> SubVocab:
     if not traces:
         raise InputError("There is nothing to fit to", got="no traces", next_step="make some with `outlex trace`")
@@ -174,8 +205,10 @@ def _checked(
             next_step="decode with TLI; a preview already proposes nearly all that the whole head would",
         )
     for one in traces:
-        one.check_heads(target_head, drafter_head)
-        one.check_vocab(artifact.tokenizer_fingerprint, vocab.n_tokenizer, what=artifact.name)
+        one.check_heads(target_head, drafter_head, cross_tokenizer=shared is not None)
+        one.check_vocab(
+            artifact.tokenizer_fingerprint, vocab.n_tokenizer, what=artifact.name, of_drafter=shared is not None
+        )
     return vocab
 
 

@@ -24,13 +24,17 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from outlex.vocab.token_bytes import TokenBytes
+from outlex.vocab.token_map import TokenMap
 from outlex.vocab.tokenizer_facts import TokenizerFacts, facts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Retokenizer"]
+__all__ = ["Retokenizer", "first_tokens"]
 
 _CUT = re.compile(r"(?<=\S)(?= [^\W\d_])|(?<=\S\n)(?=[^\W\d_])")
 _INVALID = re.compile("([\udc80-\udcff]+)")  # what "surrogateescape" makes of bytes that are no UTF-8
@@ -141,6 +145,26 @@ class Retokenizer:
     def _encode_bytes(self, data: bytes) -> list[int]:
         single = (self._own_ids.get(bytes([byte])) for byte in data)
         return [index for index in single if index is not None]
+
+
+def first_tokens(target: PreTrainedTokenizerBase, drafter: PreTrainedTokenizerBase, *, shared: TokenMap) -> Tensor:
+    """The target's token that the text of each drafter row begins with, spelled on its own.
+
+    Args:
+        target, drafter: the tokenizers.
+        shared: of them (`outlex.vocab.token_bytes.shared_tokens`): a row with an image begins with that.
+
+    Returns:
+        int64 [n_draft] on the CPU; -1 for padding and for special tokens without an image: they have no text.
+    """
+    respell = Retokenizer(drafter, target)
+    images = shared.draft_to_target.tolist()
+    spelled = TokenBytes.of(facts_of(drafter)).spelled
+    for row, data in enumerate(spelled[: len(images)]):
+        if images[row] < 0 and data:
+            ids = respell.of_token(row)
+            images[row] = ids[0] if ids and ids[0] < shared.n_target else -1
+    return torch.tensor(images)
 
 
 def _decoded(data: bytes | bytearray) -> tuple[str, bytes]:
