@@ -15,18 +15,17 @@ from outlex.sampling import SamplingParams
 
 __all__ = ["check_greedy", "tie_bounds"]
 
-# Half the distance of neighbouring numbers at 1, by dtype, and how often it adds up on the way to a logit; measured,
+# Half the distance of neighbouring numbers at 1, by dtype, times how often it adds up on the way to a logit; measured,
 # see docs/conformance.md.
-_ROUNDING = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-_GROWTH = 16.0
+_ROUNDING = {"float64": 64 * 2.0**-53, "float32": 64 * 2.0**-24, "float16": 16 * 2.0**-11, "bfloat16": 16 * 2.0**-8}
 
 
 def tie_bounds(logits: Tensor, dtype: str) -> Tensor:
     """The largest gap between two logits that an engine computing in `dtype` may see the other way round.
 
-    Each logit is off by at most `growth · u · s`: u the rounding unit, s the largest magnitude among the row's logits,
-    `growth` how errors add up through the layers (measured, with room). Two of them are compared, so twice that; the
-    reference's own float32 rounding is added in the same way.
+    Each logit is off by at most g · u · s: u the rounding unit, s the largest magnitude among the row's logits, g how
+    errors add up through the layers (measured, with room). Two of them are compared, so twice that; the reference's own
+    float32 rounding is added in the same way.
 
     Args:
         logits: reference [n, n_target].
@@ -46,7 +45,7 @@ def tie_bounds(logits: Tensor, dtype: str) -> Tensor:
             next_step="name the type in which the engine computes the target (--engine-dtype)",
         )
     scale = logits.masked_fill(~logits.isfinite(), 0.0).abs().amax(-1).double()
-    return 2 * _GROWTH * (_ROUNDING[dtype] + _ROUNDING["float32"]) * scale
+    return 2 * (_ROUNDING[dtype] + _ROUNDING["float32"]) * scale
 
 
 def check_greedy(

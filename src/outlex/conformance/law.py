@@ -26,8 +26,8 @@ __all__ = ["Laws", "Tolerance", "laws_of"]
 _BY_DTYPE = {
     "float64": (0.002, 1e-3),
     "float32": (0.005, 1e-3),
-    "float16": (0.03, 0.05),
-    "bfloat16": (0.10, 0.25),
+    "float16": (0.05, 0.20),
+    "bfloat16": (0.30, 1.25),
 }
 
 
