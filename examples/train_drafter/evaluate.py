@@ -1,7 +1,7 @@
 """Step 4: what a drafter reaches on conversations that it was not trained on, kind by kind.
 
     python examples/train_drafter/generate.py --target smol135 --prompts held_out.jsonl --out HELD
-    python examples/train_drafter/features.py --target smol135 --run HELD
+    python examples/train_drafter/features.py --target smol135 --run HELD --layers 2 15 30
     python examples/train_drafter/evaluate.py --target smol135 --run HELD --drafter DRAFTER/drafter
 
 Acceptance over the whole vocabulary along the target's own text, with 95 % intervals over prompts. What a user sees,

@@ -1,4 +1,4 @@
-"""Step 3: train an EAGLE drafter on stored features, in the plainest way that works.
+"""Step 3: train an EAGLE-3 drafter on stored features, in the plainest way that works.
 
     python examples/train_drafter/train.py --target smol135 --run RUN --out DRAFTER --steps 3000
 
@@ -23,10 +23,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--target", required=True, help="what outlex.load_model takes")
     parser.add_argument("--run", type=Path, nargs="+", required=True, help="folders with features-*.safetensors")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and log")
-    parser.add_argument("--kind", choices=("eagle", "eagle3"), default="eagle")
-    parser.add_argument("--layers", type=int, nargs="*", default=[], help="of the target, that --kind eagle3 reads")
-    parser.add_argument("--intermediate-size", type=int, default=1920)
-    parser.add_argument("--n-kv-heads", type=int, default=3)
+    parser.add_argument("--layers", type=int, nargs="+", required=True, help="of the target, that the drafter reads")
+    parser.add_argument("--intermediate-size", type=int, default=896)
+    parser.add_argument("--n-heads", type=int, default=6, help="of queries, keys and values")
+    parser.add_argument("--head-dim", type=int, default=96)
+    parser.add_argument("--rope-theta", type=float, default=1e8)
     parser.add_argument("--steps", type=int, default=3000, help="optimizer steps, all of them together")
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--lr", type=float, default=1e-3)

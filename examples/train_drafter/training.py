@@ -1,4 +1,4 @@
-"""The training loop of an EAGLE or EAGLE-3 drafter.
+"""The training loop of an EAGLE-3 drafter.
 
 The drafter reads the target's hidden states and proposes several tokens one after the other (EAGLE-3's training-time
 test, arXiv 2503.01840): step k of the unrolling weighs 0.8^k. The loss is over a draft vocabulary (`loss.py`), the
@@ -28,7 +28,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from outlex.eagle import EagleCheckpoint, EagleConfig
-from outlex.eagle.config import Kind
 from outlex.errors import InputError
 from outlex.formats.eagle_checkpoint import save_eagle
 from outlex.metrics import clustered_ratio
@@ -52,15 +51,15 @@ class Settings:
     """What decides a training run.
 
     Attributes:
-        kind: "eagle" reads the target's last hidden state, "eagle3" those of `layers`.
-        layers: for "eagle3": of the target, whose hidden states the drafter reads.
+        layers: of the target whose hidden states the drafter reads.
         intermediate_size: of the drafter's MLP.
-        n_kv_heads: of the drafter's keys and values.
+        n_heads, head_dim: of its attention; keys and values have as many heads as queries.
+        rope_theta: of its attention. The larger, the more of a head compares contents at any distance.
         steps: optimizer steps; the learning rate falls in the last quarter of them.
         batch_tokens: tokens of a step, padding included.
         lr: the highest learning rate.
-        unroll: draft positions that are trained in the end; the first half of the steps trains one, which is three
-            times cheaper, and then they grow to `unroll` in equal parts.
+        unroll: draft positions that are trained in the end. It begins with one, which is several times cheaper, and
+            one more joins after every 1/unroll of the steps.
         hot: size of the draft vocabulary of the loss: the tokens that the texts use most.
         rejection_weight: of the share of rejected drafts in the loss, 0 to 1.
         answers_only: whether laws inside of prompts are left out.
@@ -71,10 +70,11 @@ class Settings:
         InputError: a number out of range.
     """
 
-    kind: Kind
     layers: tuple[int, ...]
     intermediate_size: int
-    n_kv_heads: int
+    n_heads: int
+    head_dim: int
+    rope_theta: float
     steps: int
     batch_tokens: int
     lr: float
@@ -88,7 +88,9 @@ class Settings:
     def __post_init__(self) -> None:
         for name in (
             "intermediate_size",
-            "n_kv_heads",
+            "n_heads",
+            "head_dim",
+            "rope_theta",
             "steps",
             "batch_tokens",
             "lr",
@@ -108,10 +110,17 @@ class Settings:
 
     def architecture(self) -> dict[str, Any]:
         """What `EagleConfig.for_target` takes."""
-        sizes = {"kind": self.kind, "intermediate_size": self.intermediate_size, "n_kv_heads": self.n_kv_heads}
-        if self.kind == "eagle":
-            return {**sizes, "fc_bias": True}
-        return {**sizes, "feature_layers": self.layers, "feature_norm": "each"}
+        return {
+            "feature_layers": self.layers,
+            "intermediate_size": self.intermediate_size,
+            "n_heads": self.n_heads,
+            "n_kv_heads": self.n_heads,
+            "head_dim": self.head_dim,
+            "rope": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "feature_norm": "each",
+            "qkv_bias": True,
+            "o_bias": True,
+        }
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step: upwards, level, and in the last quarter down to nothing.
@@ -123,8 +132,7 @@ class Settings:
 
     def unroll_at(self, step: int) -> int:
         """Draft positions that a step trains."""
-        share = 2 * step / self.steps - 1
-        return 1 if share < 0 else min(self.unroll, 2 + int(share * (self.unroll - 1)))
+        return min(self.unroll, 1 + step * self.unroll // self.steps)
 
 
 class Training:

@@ -49,9 +49,20 @@ def _generate(tiny_dir: Path, out: Path, *more: str) -> None:
 
 
 def _train(tiny_dir: Path, run: Path, out: Path, *more: str) -> None:
-    sizes = ["--intermediate-size", "40", "--batch-tokens", "512", "--hot", "100", "--measure-every", "4"]
+    sizes = [
+        "--intermediate-size",
+        "40",
+        "--batch-tokens",
+        "512",
+        "--hot",
+        "100",
+        "--measure-every",
+        "4",
+        "--lr",
+        "0.02",
+    ]
     paths = ["--target", str(tiny_dir), "--run", str(run), "--out", str(out)]
-    _module("train").main([*paths, *sizes, "--n-kv-heads", "2", *more])
+    _module("train").main([*paths, *sizes, "--layers", "1", "3", "--n-heads", "2", "--head-dim", "48", *more])
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -70,7 +81,7 @@ def run_dir(tiny_dir: Path, held_out: Path, tmp_path_factory: pytest.TempPathFac
         patch.syspath_prepend(str(_EXAMPLE))
         patch.setattr(_module("package_texts"), "PACKAGES", ("typer",))  # the others hold thousands of files
         _generate(tiny_dir, run, "--exclude", str(held_out))
-        _module("features").main(["--target", str(tiny_dir), "--run", str(run), "--layers", "1", "2"])
+        _module("features").main(["--target", str(tiny_dir), "--run", str(run), "--layers", "1"])
     return run
 
 
@@ -117,9 +128,9 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tiny_dir: Path, run
 def test_held_out_prompts_are_answered_and_measured(
     tiny_dir: Path, held_out: Path, run_dir: Path, tmp_path: Path
 ) -> None:
-    _train(tiny_dir, run_dir, tmp_path / "out", "--steps", "1", "--kind", "eagle3", "--layers", "1", "2")
+    _train(tiny_dir, run_dir, tmp_path / "out", "--steps", "1")
     _generate(tiny_dir, tmp_path / "held", "--prompts", str(held_out))
-    _module("features").main(["--target", str(tiny_dir), "--run", str(tmp_path / "held"), "--layers", "1", "2"])
+    _module("features").main(["--target", str(tiny_dir), "--run", str(tmp_path / "held"), "--layers", "1"])
     drafter, numbers = tmp_path / "out" / "drafter", tmp_path / "numbers.json"
     arguments = ["--target", str(tiny_dir), "--run", str(tmp_path / "held"), "--drafter", str(drafter)]
     _module("evaluate").main([*arguments, "--json", str(numbers)])
