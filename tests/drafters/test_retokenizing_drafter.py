@@ -332,7 +332,7 @@ def test_what_only_the_drafter_has_is_drawn_as_the_target_begins_to_spell_it(
             if index >= 0:
                 wanted[:, index] += q[:, column]
         torch.testing.assert_close(law, wanted)
-        moved += int((proposal.first_ids >= 0).sum()) - int((head.token_map.draft_to_target >= 0).sum())
+        moved += int((proposal.first_ids >= 0).sum()) - int((scores.token_map.draft_to_target >= 0).sum())
         decoder = SpeculativeDecoder(target, drafter, proposal=proposal, draft_len=3)
         alone = SpeculativeDecoder(target).generate("again and", max_new_tokens=20, params=GREEDY)
         assert decoder.generate("again and", max_new_tokens=20, params=GREEDY).token_ids == alone.token_ids

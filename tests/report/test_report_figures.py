@@ -15,6 +15,7 @@ from report_results import BODIES, ENVIRONMENT, body_of, write
 from outlex.report import read_results
 from outlex.report.figure import WIDTHS, Figure, Section
 from outlex.report.kinds import KINDS
+from outlex.report.values import Value
 
 NO_NUMBERS = {"generation"}  # its figures have tests of their own
 
@@ -60,11 +61,8 @@ def test_every_number_of_a_drawing_is_in_its_table(name: str, tmp_path: Path) ->
         if figure.content is None:
             continue
         cells = [cell for row in figure.table.rows for cell in row]
-        known = [
-            abs(getattr(cell, "value", cell))
-            for cell in cells
-            if isinstance(getattr(cell, "value", cell), (int, float))
-        ]
+        numbers = (cell.value if isinstance(cell, Value) else cell for cell in cells)
+        known = [abs(cell) for cell in numbers if isinstance(cell, (int, float))]
         for width in WIDTHS.values():
             for value in values_of(drawing_of(figure, width)):
                 assert any(math.isclose(abs(value), other, rel_tol=1e-5, abs_tol=1e-12) for other in known), (
