@@ -208,6 +208,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--compiled", action="store_true", help="let vLLM compile the models; minutes for each of them")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
+    if args.worker is None and (None in (args.target, args.prompts, args.output) or not args.method):
+        parser.error("--target, --prompts, -o and at least one --method are needed")
     args.temperature = args.temperature or [0.0, 1.0]
     return args
 

@@ -37,7 +37,7 @@ def test_a_ranking_can_be_given(traces: Path, counts: Path, tmp_path: Path) -> N
     ("arguments", "code", "needle"),
     [
         (["rdk"], 2, "rdk"),
-        (["greedy", "--pruned", "0"], 2, "keeps one row in a hundred"),
+        (["greedy", "--pruned", "0"], 2, "different numbers from 1 to 329"),
         (["greedy", "--pruned", "1"], 2, "keeps one row in a hundred"),
         (["greedy", "--temperature", "0"], 2, "sampled drafting"),
         (["greedy", "--limit", "3"], 2, "trace more prompts"),

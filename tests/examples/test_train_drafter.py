@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from eagle_builders import eagle_module
 from tiny_models import tiny_model
 
 from outlex.errors import ArtifactError, InputError
@@ -99,10 +100,15 @@ def test_a_generation_that_goes_on_changes_nothing_and_other_settings_are_refuse
     assert "another --out" in str(caught.value)
 
 
-def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tiny_dir: Path, run_dir: Path, tmp_path: Path) -> None:
-    _train(tiny_dir, run_dir, tmp_path / "whole", "--steps", "8")
+def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
+    tiny_dir: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     training = _module("training")
-    make_batch, calls = training.make_batch, iter(range(6))
+    # the closed-form start knows all about three texts already
+    monkeypatch.setattr(training, "first_weights", lambda config, *_, seed: eagle_module(seed, config=config))
+    steps = ["--steps", "24", "--measure-every", "12", "--unroll", "1"]
+    _train(tiny_dir, run_dir, tmp_path / "whole", *steps)
+    make_batch, calls = training.make_batch, iter(range(18))
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         if next(calls, None) is None:
@@ -112,16 +118,16 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tiny_dir: Path, run
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "make_batch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            _train(tiny_dir, run_dir, tmp_path / "stopped", "--steps", "8")
-    _train(tiny_dir, run_dir, tmp_path / "stopped", "--steps", "8")
+            _train(tiny_dir, run_dir, tmp_path / "stopped", *steps)
+    _train(tiny_dir, run_dir, tmp_path / "stopped", *steps)
     whole = _without_clock(tmp_path / "whole" / "log.jsonl")
-    assert [line["step"] for line in whole] == [0, 4, 8]
+    assert [line["step"] for line in whole] == [0, 12, 24]
     assert _without_clock(tmp_path / "stopped" / "log.jsonl") == whole
     assert whole[2]["loss"] < whole[1]["loss"]
     first, second = ((tmp_path / name / "drafter" / "model.safetensors").read_bytes() for name in ("whole", "stopped"))
     assert first == second
     with pytest.raises(InputError, match="other settings") as caught:
-        _train(tiny_dir, run_dir, tmp_path / "stopped", "--steps", "8", "--lr", "1")
+        _train(tiny_dir, run_dir, tmp_path / "stopped", *steps, "--lr", "1")
     assert "another --out" in str(caught.value)
 
 
