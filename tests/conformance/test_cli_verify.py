@@ -55,6 +55,8 @@ def test_a_departure_ends_with_exit_code_1_and_says_where(models: Path, monkeypa
     [
         ("outlex", ("--prompt-lookup",), "says nothing to this engine"),
         ("outlex", ("--speculative-config", "{}"), "says nothing to this engine"),
+        ("transformers", ("--engine-args", "{}"), "says nothing to this engine"),
+        ("vllm", ("--engine-args", "[1]"), "What --engine-args says is no JSON object"),
         ("outlex", ("--base-url", "http://127.0.0.1:1/v1"), "says nothing to this engine"),
         ("transformers", ("--prompt-lookup", "--drafter", "x"), "from a drafter or from the prompt"),
         ("openai", (), "--base-url"),

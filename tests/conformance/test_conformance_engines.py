@@ -20,7 +20,7 @@ from outlex.conformance import CheckConfig, Engine, ModelReference, verify_engin
 from outlex.conformance.engine_openai import OpenAiEngine
 from outlex.conformance.engine_outlex import OutlexEngine
 from outlex.conformance.engine_transformers import TransformersEngine
-from outlex.conformance.engine_vllm import VllmEngine, speculative_config
+from outlex.conformance.engine_vllm import VllmEngine, json_settings
 from outlex.errors import InputError, ModelError
 from outlex.vocab.must_keep import MustKeep
 from outlex.vocab.tokenizer_facts import facts_of
@@ -97,11 +97,11 @@ def test_vllm_that_is_not_there_and_configs_that_are_none(monkeypatch: pytest.Mo
     with pytest.raises(ModelError, match="vLLM is not installed") as refused:
         VllmEngine("x", speculative=None, dtype="float32")
     assert "docs/engines.md" in str(refused.value)
-    assert speculative_config(None) is None
-    assert speculative_config('{"model": "d"}') == {"model": "d"}
+    assert json_settings(None, "--engine-args") is None
+    assert json_settings('{"model": "d"}', "--engine-args") == {"model": "d"}
     for wrong in ("{", "[1]", "4"):
         with pytest.raises(InputError, match="no JSON object") as refused_input:
-            speculative_config(wrong)
+            json_settings(wrong, "--speculative-config")
         assert "--speculative-config" in str(refused_input.value)
 
 
@@ -121,7 +121,10 @@ def test_vllm_is_asked_for_the_law_and_nothing_else(monkeypatch: pytest.MonkeyPa
 
     module: Any = types.SimpleNamespace(LLM=Llm, SamplingParams=dict, __version__="0")
     monkeypatch.setitem(sys.modules, "vllm", module)
-    engine = VllmEngine("m", speculative={"num_speculative_tokens": 4}, dtype="bfloat16")
+    engine = VllmEngine(
+        "m", speculative={"num_speculative_tokens": 4}, dtype="bfloat16", settings={"enforce_eager": True}
+    )
+    assert asked["engine"]["enforce_eager"] is True
     assert asked["engine"]["speculative_config"] == {"num_speculative_tokens": 4}
     assert (asked["engine"]["dtype"], asked["engine"]["generation_config"]) == ("bfloat16", "vllm")
     for params, n_prompts, n in ((SamplingParams(temperature=0.0), 3, 1), (SamplingParams(top_k=5), 1, 3)):

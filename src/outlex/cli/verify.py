@@ -68,6 +68,14 @@ def verify(
         str | None,
         typer.Option("--speculative-config", help="vllm: its speculative_config, as JSON.", rich_help_panel=_DRAFTING),
     ] = None,
+    engine_args: Annotated[
+        str | None,
+        typer.Option(
+            "--engine-args",
+            help="vllm: other arguments of vllm.LLM, as JSON, such as '{\"enforce_eager\": true}'.",
+            rich_help_panel=_DRAFTING,
+        ),
+    ] = None,
     base_url: Annotated[
         str | None,
         typer.Option(
@@ -152,7 +160,12 @@ def verify(
     from outlex.sampling import SamplingParams
 
     _check_options(
-        engine, prompt_lookup=prompt_lookup, drafter=drafter, speculative_config=speculative_config, base_url=base_url
+        engine,
+        prompt_lookup=prompt_lookup,
+        drafter=drafter,
+        speculative_config=speculative_config,
+        engine_args=engine_args,
+        base_url=base_url,
     )
     config = CheckConfig(
         params=SamplingParams(
@@ -177,6 +190,7 @@ def verify(
         draft_len=draft_len,
         prompt_lookup=prompt_lookup,
         speculative_config=speculative_config,
+        engine_args=engine_args,
         base_url=base_url,
         served_model=served_model,
         api_key=os.environ.get("OPENAI_API_KEY"),
@@ -213,11 +227,13 @@ def _check_options(
     prompt_lookup: bool,
     drafter: str | None,
     speculative_config: str | None,
+    engine_args: str | None,
     base_url: str | None,
 ) -> None:
     wrong = [
         (prompt_lookup and engine is not EngineName.transformers, "--prompt-lookup", "transformers"),
         (speculative_config is not None and engine is not EngineName.vllm, "--speculative-config", "vllm"),
+        (engine_args is not None and engine is not EngineName.vllm, "--engine-args", "vllm"),
         (base_url is not None and engine is not EngineName.openai, "--base-url", "openai"),
     ]
     for is_wrong, option, only in wrong:

@@ -14,7 +14,7 @@ from outlex.cli.options import Machine
 from outlex.conformance.engine_openai import OpenAiEngine
 from outlex.conformance.engine_outlex import OutlexEngine
 from outlex.conformance.engine_transformers import TransformersEngine
-from outlex.conformance.engine_vllm import VllmEngine, speculative_config
+from outlex.conformance.engine_vllm import VllmEngine, json_settings
 from outlex.conformance.engines import Engine
 from outlex.conformance.law import Tolerance
 from outlex.conformance.reference import ModelReference
@@ -42,6 +42,7 @@ class Plan:
     draft_len: int
     prompt_lookup: bool
     speculative_config: str | None
+    engine_args: str | None
     base_url: str | None
     served_model: str | None
     api_key: str | None
@@ -76,7 +77,8 @@ def build(plan: Plan) -> Subject:
         InputError, ModelError, MismatchError, ArtifactError: something is missing or does not fit.
     """
     Tolerance.of_dtype(plan.engine_dtype)
-    speculative = speculative_config(plan.speculative_config)
+    speculative = json_settings(plan.speculative_config, "--speculative-config")
+    settings = json_settings(plan.engine_args, "--engine-args")
     trimmed = None if plan.trimmed is None else load_draft_head(plan.trimmed)
     source = plan.drafter or (None if trimmed is None else trimmed.base_source)
     target = plan.machine.load(plan.target)
@@ -87,7 +89,7 @@ def build(plan: Plan) -> Subject:
     if isinstance(trimmed, TrimmedDrafter):
         trimmed.vocab.check_tokenizer(facts_of(target.tokenizer))
     return Subject(
-        engine=_engine(plan, target, drafter, trimmed, speculative),
+        engine=_engine(plan, target, drafter, trimmed, speculative, settings),
         target=target,
         reference=reference,
         # a drafter that is the target prefers nothing
@@ -102,9 +104,10 @@ def _engine(
     drafter: LanguageModel | None,
     trimmed: DraftHeadArtifact | None,
     speculative: dict[str, object] | None,
+    settings: dict[str, object] | None,
 ) -> Engine:
     if plan.engine == "vllm":
-        return VllmEngine(_directory(plan.target), speculative=speculative, dtype=plan.engine_dtype)
+        return VllmEngine(_directory(plan.target), speculative=speculative, dtype=plan.engine_dtype, settings=settings)
     if plan.engine == "openai":
         assert plan.base_url is not None  # the command line checks
         return OpenAiEngine(

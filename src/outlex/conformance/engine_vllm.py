@@ -9,11 +9,11 @@ from typing import Any
 from outlex.errors import InputError, ModelError
 from outlex.sampling import SamplingParams
 
-__all__ = ["VllmEngine", "speculative_config"]
+__all__ = ["VllmEngine", "json_settings"]
 
 
-def speculative_config(text: str | None) -> dict[str, Any] | None:
-    """vLLM's speculative_config from JSON.
+def json_settings(text: str | None, option: str) -> dict[str, Any] | None:
+    """Settings of vLLM from JSON; `option` is for the message.
 
     Raises:
         InputError: no JSON object.
@@ -27,10 +27,10 @@ def speculative_config(text: str | None) -> dict[str, Any] | None:
     if isinstance(value, dict):
         return value
     raise InputError(
-        "The speculative config is no JSON object",
+        f"What {option} says is no JSON object",
         got=f"{text:.80}: {value}" if isinstance(value, Exception) else f"{text:.80}",
-        expected='such as {"model": "drafter", "num_speculative_tokens": 4, "draft_sample_method": "probabilistic"}',
-        next_step="quote it for the shell: --speculative-config '{...}'",
+        expected='such as {"model": "drafter", "num_speculative_tokens": 4} or {"enforce_eager": true}',
+        next_step=f"quote it for the shell: {option} '{{...}}'",
     )
 
 
