@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_builders import json_of, run
+
+from outlex.cli.verify_run import stdout_kept_clean
 
 BRIEF = ("--samples", 60, "--max-new-tokens", 4, "--greedy-tokens", 8, "--limit", 2, "--threads", 1, "--device", "cpu")
 
@@ -85,3 +89,11 @@ def test_a_server_that_is_not_there_is_an_error_and_no_departure(models: Path) -
     assert result.exit_code == 1
     assert "does not answer" in result.stderr
     assert "departs" not in result.stderr + result.stdout
+
+
+def test_what_an_engine_prints_is_not_in_the_answer(capfd: pytest.CaptureFixture[str]) -> None:
+    with suppress(ZeroDivisionError), stdout_kept_clean():
+        os.write(1, b"noise\n")
+        raise ZeroDivisionError
+    os.write(1, b"verdict\n")
+    assert capfd.readouterr() == ("verdict\n", "noise\n")

@@ -179,7 +179,7 @@ def verify(
         seed=seed,
     )
     from outlex.cli.verify_report import print_plan, print_verdict
-    from outlex.cli.verify_run import Plan, build, load_prompts
+    from outlex.cli.verify_run import Plan, build, load_prompts, stdout_kept_clean
     from outlex.conformance import verify_engine
 
     plan = Plan(
@@ -198,10 +198,11 @@ def verify(
         engine_dtype=engine_dtype,
         machine=Machine(dtype="float32", device=device, threads=threads),
     )
-    subject = build(plan)
+    with stdout_kept_clean():
+        subject = build(plan)
     prompt_ids = load_prompts(subject.target, prompts, limit=limit, raw=raw)
     print_plan(config, subject)
-    with Ticker() as ticker:
+    with stdout_kept_clean(), Ticker() as ticker:
         found = verify_engine(
             subject.engine,
             subject.reference,

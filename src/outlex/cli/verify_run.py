@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from outlex.drafters.artifacts import DraftHeadArtifact
     from outlex.models import LanguageModel
 
-__all__ = ["Plan", "Subject", "build", "load_prompts"]
+__all__ = ["Plan", "Subject", "build", "load_prompts", "stdout_kept_clean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,20 @@ class Subject:
     reference: ModelReference
     drafter: ModelReference | None
     draft_ids: Tensor | None
+
+
+@contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """Whatever an engine in this process prints goes to stderr meanwhile: stdout is for the verdict."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def build(plan: Plan) -> Subject:
