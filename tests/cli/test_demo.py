@@ -22,7 +22,7 @@ from outlex.demo.prompts import PROMPTS
 from outlex.demo.ranking import docstrings, prior_ranking
 from outlex.drafters import TrimmedDrafter, load_draft_head
 from outlex.errors import ArtifactError, InputError, MismatchError
-from outlex.formats.eagle_checkpoint import save_eagle
+from outlex.formats.eagle_checkpoint import read_eagle, save_eagle
 from outlex.models import load_model
 from outlex.models.catalogue import CATALOGUE
 from outlex.vocab.ranking import read_ranking
@@ -173,6 +173,19 @@ def test_a_pair_without_its_drafter_says_how_to_get_one(tmp_path: Path) -> None:
     (tmp_path / "eagle" / "calibration.jsonl").touch()
     assert PAIRS["smol"].with_drafter(tmp_path / "eagle").calibration == tmp_path / "eagle" / "calibration.jsonl"
     assert PAIRS["qwen"].with_drafter(None) == PAIRS["qwen"]
+
+
+def test_the_shipped_drafter_is_whole_small_and_says_where_it_comes_from() -> None:
+    checkpoint = read_eagle(SHIPPED)
+    assert checkpoint.config.target.source == PAIRS["smol"].target
+    assert checkpoint.head is None
+    assert checkpoint.embedding is None
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 10_000_000
+    texts = PAIRS["smol"].with_drafter(None).calibration
+    assert texts is not None
+    assert len(texts.read_text(encoding="utf-8").splitlines()) >= 32
+    assert "Licence" in (SHIPPED / "README.md").read_text(encoding="utf-8")
+    assert (SHIPPED / "training_log.jsonl").stat().st_size
 
 
 def test_pairs_are_in_the_catalogue_and_in_the_command() -> None:

@@ -27,8 +27,8 @@ _QUICK = 4  # a quick look takes such a part of the time and of the tokens
 class Pair(str, Enum):
     """Names of `outlex.demo.PAIRS`, known here without loading torch."""
 
-    qwen = "qwen"
     smol = "smol"
+    qwen = "qwen"
 
 
 def demo(
@@ -36,10 +36,10 @@ def demo(
         Pair,
         typer.Option(
             "--pair",
-            help="qwen: Qwen2.5-Coder 1.5B with its 0.5B sibling as drafter, 1.6 GB to fetch. smol: SmolLM2-135M, 98 MB"
-            ", with an EAGLE-3 drafter of one layer (--drafter): the head is most of its draft step.",
+            help="smol: SmolLM2-135M, 98 MB to fetch, with an EAGLE-3 drafter of one layer that outlex brings: the"
+            " head is most of its draft step. qwen: Qwen2.5-Coder 1.5B with its 0.5B sibling as drafter, 1.6 GB.",
         ),
-    ] = Pair.qwen,
+    ] = Pair.smol,
     drafter: Annotated[
         Path | None,
         typer.Option("--drafter", help="Directory of an EAGLE drafter for the pair's target, such as your own."),
@@ -71,7 +71,7 @@ def demo(
     \b
     Example:
       outlex demo
-      outlex demo --pair smol --drafter my-drafter --quick
+      outlex demo --pair qwen --quick
     """
     from outlex.demo import PAIRS, DemoConfig, run_demo
 
