@@ -16,7 +16,7 @@ from outlex.calibration.batch_sampling import sample_batch
 from outlex.calibration.trace_files import add_shard, find_header, prepare_directory
 from outlex.calibration.trace_records import PROMPT_TOP, TracedModel, TracedPrompt, TraceHeader, TraceSettings
 from outlex.calibration.traces import TraceSet
-from outlex.drafters.eagle import EagleDrafter
+from outlex.drafters.eagle import EagleDrafter, reader_of
 from outlex.drafters.retokenizing import RetokenizingDrafter
 from outlex.errors import ArtifactError, InputError, NumericalError
 from outlex.models.output_head import output_head
@@ -265,7 +265,7 @@ def _check_eagle(drafter: EagleDrafter, target: LanguageModel) -> None:
 def _fresh_header(
     target: LanguageModel, drafter: LanguageModel | EagleDrafter, settings: TraceSettings, cross_tokenizer: bool
 ) -> TraceHeader:
-    reads = drafter.target if isinstance(drafter, EagleDrafter) else drafter
+    reads = reader_of(drafter)
     facts, own = facts_of(target.tokenizer), facts_of(reads.tokenizer)
     if not cross_tokenizer:
         check_same_tokenizer(facts, own, remedy=", or allow another one with --cross-tokenizer")

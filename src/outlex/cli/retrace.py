@@ -17,9 +17,8 @@ from outlex.cli.options import (
     Machine,
     ThreadsOption,
 )
-from outlex.cli.output import emit_json, say
 from outlex.cli.progress import Ticker
-from outlex.cli.trace import next_command, print_report, report_of
+from outlex.cli.trace import resumable, show
 
 if TYPE_CHECKING:
     from outlex.calibration.traces import TraceSet
@@ -77,12 +76,7 @@ def retrace(
         cross_tokenizer=cross_tokenizer,
         machine=Machine(dtype=dtype, device=device, threads=threads),
     )
-    found = _run(config)
-    report = report_of(found, config.output, following=next_command(found, config.output))
-    if as_json:
-        emit_json(report)
-    else:
-        print_report(report)
+    show(_run(config), config.output, as_json=as_json)
 
 
 def _run(config: RetraceConfig) -> TraceSet:
@@ -93,16 +87,12 @@ def _run(config: RetraceConfig) -> TraceSet:
     find_header(config.output)  # refuses a wrong place before anything is loaded
     traces = TraceSet.load(config.traces)
     drafter = config.machine.load(config.drafter)
-    with Ticker() as ticker:
-        try:
-            return run(
-                traces,
-                drafter,
-                config.output,
-                batch_size=config.batch_size,
-                cross_tokenizer=config.cross_tokenizer,
-                on_progress=ticker.of_total,
-            )
-        except KeyboardInterrupt:
-            say(f"\nwhat was finished is in {config.output}; the same command goes on from there")
-            raise
+    with Ticker() as ticker, resumable(config.output):
+        return run(
+            traces,
+            drafter,
+            config.output,
+            batch_size=config.batch_size,
+            cross_tokenizer=config.cross_tokenizer,
+            on_progress=ticker.of_total,
+        )

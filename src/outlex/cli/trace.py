@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from outlex.drafters import EagleDrafter
     from outlex.models import LanguageModel
 
-__all__ = ["next_command", "print_report", "report_of", "trace"]
+__all__ = ["resumable", "show", "trace"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +120,26 @@ def trace(
         machine=Machine(dtype=dtype, device=device, threads=threads),
     )
     traces = _run(config)
-    report = report_of(traces, config.output, following=next_command(traces, config.output))
+    show(traces, config.output, as_json=as_json)
+
+
+def show(traces: TraceSet, output: Path, *, as_json: bool) -> None:
+    """What was traced, and a command that it is good for."""
+    report = _report_of(traces, output, following=_next_command(traces, output))
     if as_json:
         emit_json(report)
     else:
-        print_report(report)
+        _print_report(report)
+
+
+@contextmanager
+def resumable(output: Path) -> Iterator[None]:
+    """Who stops the run learns that the same command goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"\nwhat was finished is in {output}; the same command goes on from there")
+        raise
 
 
 def _run(config: TraceConfig) -> TraceSet:
@@ -148,23 +165,19 @@ def _run(config: TraceConfig) -> TraceSet:
         )
         for record in records
     ]
-    with Ticker() as ticker:
-        try:
-            return collect_traces(
-                target,
-                drafter,
-                requests,
-                config.output,
-                max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-                seed=config.seed,
-                batch_size=config.batch_size,
-                cross_tokenizer=config.cross_tokenizer,
-                on_progress=ticker.of_total,
-            )
-        except KeyboardInterrupt:
-            say(f"\nwhat was finished is in {config.output}; the same command goes on from there")
-            raise
+    with Ticker() as ticker, resumable(config.output):
+        return collect_traces(
+            target,
+            drafter,
+            requests,
+            config.output,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            cross_tokenizer=config.cross_tokenizer,
+            on_progress=ticker.of_total,
+        )
 
 
 def _read_responses(path: Path, field: str) -> dict[str, str]:
@@ -193,7 +206,7 @@ def _response_ids(target: LanguageModel, response: str) -> tuple[int, ...]:
     return (*ids, end) if isinstance(end, int) and (not ids or ids[-1] != end) else tuple(ids)
 
 
-def report_of(traces: TraceSet, output: Path, *, following: list[str]) -> dict[str, Any]:
+def _report_of(traces: TraceSet, output: Path, *, following: list[str]) -> dict[str, Any]:
     """What was traced; `following` are the arguments of the command to try next."""
     domains: dict[str, dict[str, int]] = {
         name: {
@@ -216,15 +229,15 @@ def report_of(traces: TraceSet, output: Path, *, following: list[str]) -> dict[s
     }
 
 
-def next_command(traces: TraceSet, output: Path) -> list[str]:
+def _next_command(traces: TraceSet, output: Path) -> list[str]:
     """A command that these traces are good for."""
     if traces.header.drafter_tokenizer is None:
         return ["forecast", "--traces", str(output), "--tokens", "RANKING", "--sizes", "4096,16384"]
     return ["experiment", "pruning", "--traces", str(output), "-o", "experiments"]
 
 
-def print_report(report: dict[str, Any]) -> None:
-    """`report_of` for people."""
+def _print_report(report: dict[str, Any]) -> None:
+    """`_report_of` for people."""
     console = stdout_console()
     text = "given responses" if report["temperature"] is None else f"sampled at T = {report['temperature']:g}"
     domains = ", ".join(f"{name} {values['n_prompts']}" for name, values in report["domains"].items())

@@ -23,7 +23,20 @@ SHIPPED = Path(__file__).with_name("drafter")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPair:
-    """A pair that the demo knows. The fields are those of `DemoConfig`."""
+    """A target and its drafter, and how long a look at them takes.
+
+    Attributes:
+        target: what `load_model` loads it by.
+        drafter: the same, or the directory of an EAGLE drafter.
+        size: rows of the trimmed head.
+        budget_s: seconds of decoding. Except the first, a prompt is begun only if it will probably end in
+            time, and every method finishes a prompt that was begun.
+        max_new_tokens: tokens of output a prompt.
+        baselines: methods to compare with, see `BenchConfig`.
+        calibration: file of texts, JSON lines with `id`, `domain`, `prompt_ids` and `answer_ids`: a head is fitted to
+            what target and drafter make of them, and the trimmed head's rows are chosen by it. None trims by the
+            tokenizer's order, and compares no fitted head.
+    """
 
     target: str
     drafter: str
@@ -77,22 +90,12 @@ PAIRS: Mapping[str, DemoPair] = MappingProxyType(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """What the demo does.
+class DemoConfig(DemoPair):
+    """What the demo does: a pair, and how.
 
     Attributes:
-        target: what `load_model` loads it by.
-        drafter: the same, or the directory of an EAGLE drafter.
-        size: rows of the trimmed head.
-        calibration: file of texts, JSON lines with `id`, `domain`, `prompt_ids` and `answer_ids`: a head is fitted to
-            what target and drafter make of them, and the trimmed head's rows are chosen by it. None trims by the
-            tokenizer's order, and compares no fitted head.
         head_method: of the fitted head, see `FitSettings`.
         head_budget: bytes that a step of the fitted head reads, as a share of the whole head's.
-        baselines: methods to compare with, see `BenchConfig`.
-        budget_s: seconds of decoding. Except the first, a prompt is begun only if it will probably end in
-            time, and every method finishes a prompt that was begun.
-        max_new_tokens: tokens of output a prompt.
         draft_len: γ.
         temperatures: each is measured on its own.
         dtype, device, threads, cache_dir: as in `load_model`.
@@ -101,13 +104,6 @@ class DemoConfig:
         InputError: a budget that is no positive number.
     """
 
-    target: str
-    drafter: str
-    size: int
-    budget_s: float
-    max_new_tokens: int
-    baselines: tuple[str, ...]
-    calibration: Path | None = None
     head_method: Method = "both"
     head_budget: float = 0.06
     draft_len: int = 4

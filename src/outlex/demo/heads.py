@@ -14,6 +14,7 @@ from outlex.calibration.collect import TraceRequest, collect_traces
 from outlex.demo.config import DemoConfig
 from outlex.demo.ranking import prior_ranking
 from outlex.drafters import DraftHeadArtifact, EagleDrafter, FittedHead, TrimmedDrafter, trim
+from outlex.drafters.eagle import reader_of, whole_head_of
 from outlex.errors import ArtifactError
 from outlex.forecast.fitting import JOINING, FitSettings
 from outlex.forecast.head_builder import HeadBuilder
@@ -60,7 +61,7 @@ def make_heads(
         MismatchError: two tokenizers.
         ArtifactError: the texts are damaged.
     """
-    reads = drafter.target if isinstance(drafter, EagleDrafter) else drafter
+    reads = reader_of(drafter)
     check_same_tokenizer(facts_of(target.tokenizer), facts_of(reads.tokenizer))
     if config.calibration is None:
         on_note("choosing tokens by the tokenizer's own order and the docstrings of Python's standard library")
@@ -71,7 +72,7 @@ def make_heads(
     requests = _read(config.calibration)
     place = folder / f"traces-{_digest(config.calibration, drafter)}"  # of this drafter: another one sees other states
     traces = collect_traces(target, drafter, requests, place)
-    full = drafter.full_head if isinstance(drafter, EagleDrafter) else output_head(drafter)
+    full = whole_head_of(drafter)
     build = HeadBuilder(
         output_head(target),
         full,

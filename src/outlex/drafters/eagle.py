@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from outlex.heads.base import DraftHead
     from outlex.models.language_model import LanguageModel
 
-__all__ = ["EagleDrafter"]
+__all__ = ["EagleDrafter", "reader_of", "whole_head_of"]
 
 
 class EagleDrafter:
@@ -161,3 +161,13 @@ class EagleDrafter:
         assert features is not None  # `feature_layers` is not empty
         embedded = F.embedding(ids[1:], self._embedding)
         return self.checkpoint.module.unroll(embedded[None], features[None, :-1], n_steps=1)[0][0]
+
+
+def reader_of(drafter: LanguageModel | EagleDrafter) -> LanguageModel:
+    """The model whose tokens a drafter reads: an EAGLE drafter has its target's tokenizer, and none of its own."""
+    return drafter.target if isinstance(drafter, EagleDrafter) else drafter
+
+
+def whole_head_of(drafter: LanguageModel | EagleDrafter) -> LinearHead:
+    """The head that others are cut from or fitted to, see `output_head`."""
+    return drafter.full_head if isinstance(drafter, EagleDrafter) else output_head(drafter)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from outlex.artifact import read_artifact, write_artifact
-from outlex.drafters.eagle import EagleDrafter
+from outlex.drafters.eagle import EagleDrafter, reader_of, whole_head_of
 from outlex.drafters.stored_proposal import StoredProposal, put_proposal, take_proposal
 from outlex.errors import ArtifactError, MismatchError
 from outlex.heads.linear import LinearHead, TrimmedHead, trim_head
@@ -167,12 +167,8 @@ def trim(drafter: LanguageModel | EagleDrafter, vocab: SubVocab) -> TrimmedDraft
         MismatchError: the sub-vocabulary was made for another tokenizer, or names rows the head lacks.
         ModelError: the drafter's head is quantised or unknown.
     """
-    if isinstance(drafter, EagleDrafter):
-        vocab.check_tokenizer(facts_of(drafter.target.tokenizer))
-        full = drafter.full_head
-    else:
-        vocab.check_tokenizer(facts_of(drafter.tokenizer))
-        full = output_head(drafter)
+    vocab.check_tokenizer(facts_of(reader_of(drafter).tokenizer))
+    full = whole_head_of(drafter)
     return TrimmedDrafter(
         vocab=vocab,
         linear=trim_head(full, vocab).linear,

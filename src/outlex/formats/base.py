@@ -24,6 +24,7 @@ __all__ = [
     "WriteRequest",
     "Writer",
     "as_ids",
+    "check_width",
     "unusable",
 ]
 
@@ -62,13 +63,7 @@ class Reading:
     n_target: int | None = None
 
     def __post_init__(self) -> None:
-        if self.n_target is not None and not 1 <= self.n_target <= MAX_IDS:
-            raise InputError(
-                "The target's head cannot have that many rows",
-                got=self.n_target,
-                expected=f"1 to {MAX_IDS}",
-                next_step="give the vocab_size of the target's config.json",
-            )
+        check_width(self.n_target)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -220,6 +215,21 @@ class Writer(Format, Protocol):
             VocabError: the map does not fit the width.
         """
         ...
+
+
+def check_width(n_target: int | None) -> None:
+    """Refuse a width that no target's head has; None is not known.
+
+    Raises:
+        InputError: it is below 1, or beyond all tokenizers.
+    """
+    if n_target is not None and not 1 <= n_target <= MAX_IDS:
+        raise InputError(
+            "The target's head cannot have that many rows",
+            got=n_target,
+            expected=f"1 to {MAX_IDS}",
+            next_step="give the vocab_size of the target's config.json",
+        )
 
 
 def as_ids(values: object, *, where: str) -> Tensor:

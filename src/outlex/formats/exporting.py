@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from outlex.errors import InputError
-from outlex.formats.base import MAX_IDS
+from outlex.formats.base import check_width
 
 __all__ = ["Export", "ExportRequest", "Exported"]
 
@@ -32,13 +31,7 @@ class ExportRequest:
     n_target: int | None = None
 
     def __post_init__(self) -> None:
-        if self.n_target is not None and not 1 <= self.n_target <= MAX_IDS:
-            raise InputError(
-                "The target's head cannot have that many rows",
-                got=self.n_target,
-                expected=f"1 to {MAX_IDS}",
-                next_step="give the vocab_size of the target's config.json",
-            )
+        check_width(self.n_target)
 
 
 @dataclass(frozen=True, kw_only=True)
