@@ -66,14 +66,7 @@ def greedy(source: Source) -> Section:
     )
     gain = Figure(
         title="Gain in α over TLI, drafts being the arg-max of q̃",
-        content=IntervalChart(
-            label="Difference in acceptance to TLI for each sampler, with 95 % intervals.",
-            groups=groups,
-            series=("target sampled", "target greedy"),
-            x_name="difference in α",
-            reference=(0.0, "TLI"),
-            limits=(-_CLIP, 1.0),
-        ),
+        content=_gain_chart(groups, ("target sampled", "target greedy")),
         table=Table(
             name="Gain in acceptance over TLI",
             columns=("rows", "sampler", "arg-max moved", "target sampled", "target greedy"),
@@ -91,6 +84,17 @@ def greedy(source: Source) -> Section:
         rests_on=held_out(source),
     )
     return experiment_section(source, "Greedy drafting", (gain,))
+
+
+def _gain_chart(groups: tuple[Group, ...], series: tuple[str, ...]) -> IntervalChart:
+    return IntervalChart(
+        label="Difference in acceptance to TLI for each sampler, with 95 % intervals.",
+        groups=groups,
+        series=series,
+        x_name="difference in α",
+        reference=(0.0, "TLI"),
+        limits=(-_CLIP, 1.0),
+    )
 
 
 def _acceptance(source: Source, rows: Rows) -> Figure:
@@ -159,14 +163,7 @@ def _gains(source: Source, rows: Rows, group_of: Callable[[dict[str, Any]], str]
         note="Paired differences on held-out prompts with 95 % intervals, prompts as clusters. Right of the line is"
         f" better than TLI. Losses beyond {_CLIP} are drawn as arrows at the edge."
         f" {len(others) - len(shown)} mixtures with λ = 0 are TLI itself; they are in the table alone.",
-        content=IntervalChart(
-            label="Difference in acceptance to TLI for each sampler, with 95 % intervals.",
-            groups=groups,
-            series=("gain",),
-            x_name="difference in α",
-            reference=(0.0, "TLI"),
-            limits=(-_CLIP, 1.0),
-        ),
+        content=_gain_chart(groups, ("gain",)),
         table=Table(
             name="Gain in acceptance over TLI",
             columns=("setting", "sampler", "chosen", "α", "gain over TLI"),
