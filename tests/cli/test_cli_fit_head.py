@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,6 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
         model.model.save_pretrained(root / name)
         model.tokenizer.save_pretrained(root / name)
     return ["--target", root / "target", "--drafter", root / "drafter"]
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("texts") / "prompts.jsonl"
-    lines = [{"id": f"p{i}", "prompt": f"the river {i} and the mill"} for i in range(8)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -31,14 +31,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("texts") / "prompts.jsonl"
-    lines = [{"id": f"p{i}", "prompt": f"the river {i} and the mill"} for i in range(8)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
 def traces(pair: list[object], texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("traces") / "t"
     result = run("trace", *pair, "--prompts", texts, "-o", path, "--max-new-tokens", 40, *FAST, "--temperature", 1)

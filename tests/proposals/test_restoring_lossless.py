@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 
 import pytest
 import torch
 from proposal_builders import all_proposals, pure_proposals
+from proposal_faults import (
+    FaultyLaw,
+    FaultyProposal,
+    PatchedLaw,
+    ShiftedTarget,
+    filter_forgotten_in_the_residual,
+    judged_by,
+    judged_by_tli,
+    not_renormalised,
+    offsets_read_as_absolute,
+    residual_of_the_drafted_token,
+)
 from torch import Tensor
 
-from outlex.decode import block
-from outlex.models.target import TargetOutput
-from outlex.proposals import DraftScores, HotLaw, Mixed, Proposal, ProposalLaw, Tli
-from outlex.randomness import Randomness
-from outlex.sampling import SamplingParams, probabilities
+from outlex.proposals import DraftScores, Mixed, Proposal, ProposalLaw, Tli
+from outlex.sampling import SamplingParams
 from outlex.testing import TableDrafter, TableHead, TableTarget, assert_lossless
-from outlex.verify import Verdict, residual, verify
 from outlex.vocab.token_map import TokenMap
 
 Logits = Callable[[tuple[int, ...]], Tensor]
-Faulty = Callable[[ProposalLaw, DraftScores, SamplingParams], ProposalLaw]
 HOT, N = [2, 0], 3
 # the toy drafter's hidden states are its logits, so the width of the hidden states is that of the trimmed head
 PROPOSALS = all_proposals(HOT, N, d=len(HOT))
@@ -108,68 +114,6 @@ def test_an_unknown_column_keeps_the_law(name: str) -> None:
 # --- seeded faults -----------------------------------------------------------------------------------------
 
 
-class _Patched:
-    """A law that is drawn from in one way and judged in another."""
-
-    def __init__(
-        self,
-        drawn: ProposalLaw,
-        *,
-        prob_of: Callable[[Tensor], Tensor] | None = None,
-        dense: Callable[[], Tensor] | None = None,
-    ) -> None:
-        self._drawn = drawn
-        self._prob_of = prob_of or drawn.prob_of
-        self._dense = dense or drawn.dense
-        self.last = torch.empty(0, dtype=torch.int64)
-
-    def sample(self, randomness: Randomness) -> Tensor:
-        self.last = self._drawn.sample(randomness)
-        return self.last
-
-    def prob_of(self, ids: Tensor) -> Tensor:
-        return self._prob_of(ids)
-
-    def dense(self) -> Tensor:
-        return self._dense()
-
-
-@dataclass
-class _Fault:
-    """A proposal with one fault; `fault` makes the faulty law of (the right law, scores, parameters)."""
-
-    right: Proposal
-    fault: Faulty
-    name: str = "fault"
-
-    def law(self, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
-        return self.fault(self.right.law(scores, params), scores, params)
-
-
-def _residual_of_the_drafted_token(right: ProposalLaw, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
-    del scores, params
-    patched = _Patched(right)
-
-    def dense() -> Tensor:
-        row = torch.zeros(1, N, dtype=torch.float64)
-        row[0, patched.last] = right.prob_of(patched.last)
-        return row
-
-    patched._dense = dense
-    return patched
-
-
-def _judged_by_tli(right: ProposalLaw, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
-    hot = Tli().law(scores, params)
-    return _Patched(right, prob_of=hot.prob_of, dense=hot.dense)
-
-
-def _not_renormalised(right: ProposalLaw, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
-    # the drafter's share of the trimmed columns in its whole law, where the draw is renormalised
-    del scores, params
-    return _Patched(right, prob_of=lambda ids: right.prob_of(ids) * 0.8, dense=lambda: right.dense() * 0.8)
-
-
 class _Stale:
     """Judges a position by the law of the position before: its dense row alone, or both."""
 
@@ -184,20 +128,7 @@ class _Stale:
             self._last = right
             return right
         old, self._last = self._last, None
-        return _Patched(right, prob_of=old.prob_of if self._both else None, dense=old.dense)
-
-
-def _offsets_read_as_absolute(right: ProposalLaw, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
-    assert isinstance(right, HotLaw)
-    ids = scores.token_map.draft_to_target
-    offsets = ids - torch.arange(len(ids))
-    wrong = HotLaw(right.probs, TokenMap(offsets, n_draft=len(ids), n_target=N))
-    return _Patched(right, prob_of=wrong.prob_of, dense=wrong.dense)
-
-
-def _other_lambda(right: ProposalLaw, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
-    other = Mixed(inner=PURE["learned"], weights=((0.5,),)).law(scores, params)
-    return _Patched(right, prob_of=other.prob_of, dense=other.dense)
+        return PatchedLaw(right, prob_of=old.prob_of if self._both else None, dense=old.dense)
 
 
 def _column_looked_up_without_those_that_stay(
@@ -205,17 +136,20 @@ def _column_looked_up_without_those_that_stay(
 ) -> ProposalLaw:
     # a token that keeps its mass and receives some: only what it receives is counted
     hot = Tli().law(scores, params)
-    return _Patched(right, prob_of=lambda ids: right.prob_of(ids) - 0.5 * hot.prob_of(ids))
+    return PatchedLaw(right, prob_of=lambda ids: right.prob_of(ids) - 0.5 * hot.prob_of(ids))
 
 
-FAULTS: dict[str, tuple[Proposal, Faulty]] = {
-    "residual from the drafted token only": (PURE["learned"], _residual_of_the_drafted_token),
-    "q' in place of q̃": (PURE["cold-row"], _judged_by_tli),
-    "renormalisation missing": (Tli(), _not_renormalised),
+FAULTS: dict[str, tuple[Proposal, FaultyLaw]] = {
+    "residual from the drafted token only": (PURE["learned"], residual_of_the_drafted_token),
+    "q' in place of q̃": (PURE["cold-row"], judged_by_tli),
+    "renormalisation missing": (Tli(), not_renormalised(0.8)),
     "stale row": (PURE["clusters"], _Stale(both=False)),
     "position off by one": (PURE["rdk-first-order"], _Stale(both=True)),
-    "offsets read as absolute ids": (Tli(), _offsets_read_as_absolute),
-    "λ differs between drawing and accepting": (PROPOSALS["mixed learned"], _other_lambda),
+    "offsets read as absolute ids": (Tli(), offsets_read_as_absolute),
+    "λ differs between drawing and accepting": (
+        PROPOSALS["mixed learned"],
+        judged_by(Mixed(inner=PURE["learned"], weights=((0.5,),))),
+    ),
     "a part of the look-up forgotten": (PROPOSALS["mixed cold-row"], _column_looked_up_without_those_that_stay),
 }
 
@@ -226,42 +160,18 @@ def test_a_seeded_fault_is_caught_and_its_absence_passes(name: str) -> None:
     # offsets of these rows are distinct: 0 and 1
     hot = [0, 2] if "offsets" in name else HOT
     draft_len = 1 if isinstance(right, Mixed) else 2
-    check(_Fault(right, lambda law, scores, params: law), hot=hot, draft_len=draft_len)
+    check(FaultyProposal(right, lambda law, scores, params: law), hot=hot, draft_len=draft_len)
     with pytest.raises(AssertionError, match="off by"):
-        check(_Fault(right, fault), hot=hot, draft_len=draft_len)
+        check(FaultyProposal(right, fault), hot=hot, draft_len=draft_len)
 
 
-def test_a_filter_applied_to_p_but_not_in_the_residual_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filter_applied_to_p_but_not_in_the_residual_is_caught() -> None:
     params = SamplingParams(top_k=2)
     check(PURE["learned"], params=params)
-    unfiltered: list[Tensor] = []
-
-    def filtering(logits: Tensor, params: SamplingParams) -> Tensor:
-        unfiltered.append(probabilities(logits, replace(params, top_k=0)))
-        return probabilities(logits, params)
-
-    def faulty(p: Tensor, draft_ids: Tensor, laws: Sequence[ProposalLaw], randomness: Randomness) -> Verdict:
-        verdict = verify(p, draft_ids, laws, randomness)
-        if verdict.kind == "bonus":
-            return verdict
-        at = slice(verdict.n_accepted, verdict.n_accepted + 1)
-        law = residual(unfiltered[-1][at], laws[verdict.n_accepted].dense())
-        return replace(verdict, next_id=int(randomness.choose(law)))
-
-    monkeypatch.setattr(block, "probabilities", filtering)
-    monkeypatch.setattr(block, "verify", faulty)
-    with pytest.raises(AssertionError, match="off by"):
+    with filter_forgotten_in_the_residual(), pytest.raises(AssertionError, match="off by"):
         check(PURE["learned"], params=params, draft_len=1)
-
-
-class _ShiftedTarget(TableTarget):
-    """Its rows come one position late: the row of the token before."""
-
-    def forward(self, ids: Tensor, *, n_logits: int, feature_layers: tuple[int, ...] = ()) -> TargetOutput:
-        out = super().forward(ids, n_logits=n_logits, feature_layers=feature_layers)
-        return replace(out, logits=out.logits.roll(1, 0))
 
 
 def test_p_of_the_wrong_position_is_caught() -> None:
     with pytest.raises(AssertionError, match="off by"):
-        check(PURE["learned"], target=_ShiftedTarget(table(1, N), n_target=N))
+        check(PURE["learned"], target=ShiftedTarget(table(1, N), n_target=N))

@@ -49,3 +49,12 @@ def prompts(tmp_path: Path) -> Path:
     lines = [{"prompt": "the river and"}, {"prompt": "a baker bakes", "id": "b", "domain": "bread"}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight short prompts as JSON lines."""
+    path = tmp_path_factory.mktemp("texts") / "prompts.jsonl"
+    lines = [{"id": f"p{i}", "prompt": f"the river {i} and the mill"} for i in range(8)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path

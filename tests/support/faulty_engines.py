@@ -15,17 +15,25 @@ from unittest import mock
 
 import torch
 from proposal_builders import learned, sparse_kernel
+from proposal_faults import (
+    FaultyProposal,
+    PatchedLaw,
+    ShiftedTarget,
+    filter_forgotten_in_the_residual,
+    judged_by,
+    judged_by_tli,
+    not_renormalised,
+    offsets_read_as_absolute,
+    residual_of_the_drafted_token,
+)
 from torch import Tensor
 
-from outlex.decode import block
 from outlex.decode.block import BlockDecoder
 from outlex.decode.stopwatch import Stopwatch
-from outlex.models.target import TargetOutput
-from outlex.proposals import DraftScores, HotLaw, Mixed, Proposal, ProposalLaw, Tli
-from outlex.randomness import GeneratorRandomness, Randomness, seeded_generator
-from outlex.sampling import SamplingParams, probabilities
+from outlex.proposals import DraftScores, Mixed, Proposal, ProposalLaw, Tli
+from outlex.randomness import GeneratorRandomness, seeded_generator
+from outlex.sampling import SamplingParams
 from outlex.testing import TableDrafter, TableHead, TableTarget
-from outlex.verify import Verdict, residual, verify
 from outlex.vocab.token_map import TokenMap
 
 N = 24
@@ -138,64 +146,6 @@ class ToyEngine:
 # --- faults of a proposal: drawn from one law, judged by another ------------------------------------------------
 
 
-class _Patched:
-    def __init__(
-        self,
-        drawn: ProposalLaw,
-        *,
-        prob_of: Callable[[Tensor], Tensor] | None = None,
-        dense: Callable[[], Tensor] | None = None,
-    ) -> None:
-        self._drawn = drawn
-        self._prob_of = prob_of or drawn.prob_of
-        self._dense = dense or drawn.dense
-
-    def sample(self, randomness: Randomness) -> Tensor:
-        self.last = self._drawn.sample(randomness)
-        return self.last
-
-    def prob_of(self, ids: Tensor) -> Tensor:
-        return self._prob_of(ids)
-
-    def dense(self) -> Tensor:
-        return self._dense()
-
-
-FaultyLaw = Callable[[ProposalLaw, DraftScores, SamplingParams], ProposalLaw]
-
-
-@dataclass
-class FaultyProposal:
-    """`fault` makes the faulty law of (the right law, scores, parameters)."""
-
-    right: Proposal
-    fault: FaultyLaw
-    name: str = "fault"
-
-    def law(self, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
-        return self.fault(self.right.law(scores, params), scores, params)
-
-
-def _residual_of_the_drafted_token(right: ProposalLaw, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
-    def dense() -> Tensor:
-        row = torch.zeros(1, N, dtype=torch.float64)
-        row[0, patched.last] = right.prob_of(patched.last)
-        return row
-
-    patched = _Patched(right, dense=dense)
-    return patched
-
-
-def _judged_by_tli(right: ProposalLaw, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
-    hot = Tli().law(scores, params)
-    return _Patched(right, prob_of=hot.prob_of, dense=hot.dense)
-
-
-def _not_renormalised(right: ProposalLaw, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
-    # judged with the trimmed columns' share of the whole drafter's law, which is what the softmax over all rows gives
-    return _Patched(right, prob_of=lambda ids: right.prob_of(ids) * 0.6, dense=lambda: right.dense() * 0.6)
-
-
 class _Stale:
     """Judges a position by the law of the position before: its dense row alone, or both."""
 
@@ -205,47 +155,15 @@ class _Stale:
 
     def __call__(self, right: ProposalLaw, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
         old, self._last = self._last or right, right
-        return _Patched(right, prob_of=old.prob_of if self._both else None, dense=old.dense)
-
-
-def _offsets_read_as_absolute(right: ProposalLaw, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
-    assert isinstance(right, HotLaw)
-    offsets = scores.token_map.draft_to_target - torch.arange(len(HOT))
-    wrong = HotLaw(right.probs, TokenMap(offsets, n_draft=len(HOT), n_target=N))
-    return _Patched(right, prob_of=wrong.prob_of, dense=wrong.dense)
-
-
-def _other_lambda(right: ProposalLaw, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
-    other = Mixed(inner=sparse_kernel(HOT, N), weights=((0.8,),)).law(scores, params)
-    return _Patched(right, prob_of=other.prob_of, dense=other.dense)
+        return PatchedLaw(right, prob_of=old.prob_of if self._both else None, dense=old.dense)
 
 
 def _greedy_draft_judged_as_sampled(right: ProposalLaw, scores: DraftScores, params: SamplingParams) -> ProposalLaw:
     point = Tli().law(scores, replace(params, temperature=0.0))
-    return _Patched(point, prob_of=right.prob_of, dense=right.dense)
+    return PatchedLaw(point, prob_of=right.prob_of, dense=right.dense)
 
 
 # --- faults of the loop -----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _filter_forgotten_in_the_residual() -> Iterator[None]:
-    unfiltered: list[Tensor] = []
-
-    def filtering(logits: Tensor, params: SamplingParams) -> Tensor:
-        unfiltered.append(probabilities(logits, replace(params, top_k=0, top_p=1.0)))
-        return probabilities(logits, params)
-
-    def faulty(p: Tensor, draft_ids: Tensor, laws: Sequence[ProposalLaw], randomness: Randomness) -> Verdict:
-        verdict = verify(p, draft_ids, laws, randomness)
-        if verdict.kind == "bonus":
-            return verdict
-        at = slice(verdict.n_accepted, verdict.n_accepted + 1)
-        law = residual(unfiltered[-1][at], laws[verdict.n_accepted].dense())
-        return replace(verdict, next_id=int(randomness.choose(law)))
-
-    with mock.patch.object(block, "probabilities", filtering), mock.patch.object(block, "verify", faulty):
-        yield
 
 
 @contextmanager
@@ -258,14 +176,6 @@ def _recovered_from_p() -> Iterator[None]:
 def _every_draft_accepted() -> Iterator[None]:
     with mock.patch("outlex.verify.acceptance_probs", lambda p, q: torch.ones_like(p)):
         yield
-
-
-class _ShiftedTarget(TableTarget):
-    """Its rows come one position late: the row of the token before."""
-
-    def forward(self, ids: Tensor, *, n_logits: int, feature_layers: tuple[int, ...] = ()) -> TargetOutput:
-        out = super().forward(ids, n_logits=n_logits, feature_layers=feature_layers)
-        return replace(out, logits=out.logits.roll(1, 0))
 
 
 class _StaleTarget(TableTarget):
@@ -289,22 +199,23 @@ class _StaleDrafter(TableDrafter):
 _HOT_TO_OFFSETS = [target - row for row, target in enumerate(HOT)]  # 0, 1, 2 … for every second token
 
 _MIXED = Mixed(inner=sparse_kernel(HOT, N), weights=((0.3,),))
+_OTHER_LAMBDA = Mixed(inner=sparse_kernel(HOT, N), weights=((0.8,),))
 
 # Faults that change the law. The parameters are those that the fault needs to show.
 FAULTS: dict[str, tuple[Callable[[], ToyEngine], SamplingParams]] = {
     "residual from the drafted token only": (
-        lambda: ToyEngine(FaultyProposal(Tli(), _residual_of_the_drafted_token)),
+        lambda: ToyEngine(FaultyProposal(Tli(), residual_of_the_drafted_token)),
         SamplingParams(),
     ),
-    "q' in place of q̃": (lambda: ToyEngine(FaultyProposal(learned(HOT, N), _judged_by_tli)), SamplingParams()),
-    "renormalisation missing": (lambda: ToyEngine(FaultyProposal(Tli(), _not_renormalised)), SamplingParams()),
+    "q' in place of q̃": (lambda: ToyEngine(FaultyProposal(learned(HOT, N), judged_by_tli)), SamplingParams()),
+    "renormalisation missing": (lambda: ToyEngine(FaultyProposal(Tli(), not_renormalised(0.6))), SamplingParams()),
     "stale draft row in the residual": (
         lambda: ToyEngine(FaultyProposal(Tli(), _Stale(both=False))),
         SamplingParams(),
     ),
     "draft row off by one position": (lambda: ToyEngine(FaultyProposal(Tli(), _Stale(both=True))), SamplingParams()),
     "target row off by one position": (
-        lambda: ToyEngine(target=_ShiftedTarget(target_logits, n_target=N)),
+        lambda: ToyEngine(target=ShiftedTarget(target_logits, n_target=N)),
         SamplingParams(),
     ),
     "stale token in the target's cache": (
@@ -312,15 +223,15 @@ FAULTS: dict[str, tuple[Callable[[], ToyEngine], SamplingParams]] = {
         SamplingParams(),
     ),
     "offsets read as absolute ids": (
-        lambda: ToyEngine(FaultyProposal(Tli(), _offsets_read_as_absolute)),
+        lambda: ToyEngine(FaultyProposal(Tli(), offsets_read_as_absolute)),
         SamplingParams(),
     ),
     "filter on p, not in the residual": (
-        lambda: ToyEngine(patched=_filter_forgotten_in_the_residual),
+        lambda: ToyEngine(patched=filter_forgotten_in_the_residual),
         SamplingParams(top_k=6),
     ),
     "λ differs between drawing and accepting": (
-        lambda: ToyEngine(FaultyProposal(_MIXED, _other_lambda)),
+        lambda: ToyEngine(FaultyProposal(_MIXED, judged_by(_OTHER_LAMBDA))),
         SamplingParams(),
     ),
     "recovered token drawn from p": (lambda: ToyEngine(patched=_recovered_from_p), SamplingParams()),
