@@ -129,6 +129,11 @@ def test_a_head_is_fitted_to_an_eagle_drafter(models: Path, tmp_path: Path) -> N
     save_eagle(tmp_path / "other" / "eagle", tiny_eagle(target, seed=1))
     again, _, _ = demo_of(replace(config, drafter=str(tmp_path / "other" / "eagle")))
     assert again.ranking != result.ranking
+    # the same network in another place, as in another installation, and in another dtype
+    save_eagle(tmp_path / "moved" / "eagle", tiny_eagle(target))
+    for changes in ({"drafter": str(tmp_path / "moved" / "eagle")}, {"dtype": "float64"}):
+        other, _, _ = demo_of(replace(config, **changes))  # type: ignore[arg-type]
+        assert other.ranking not in (result.ranking, again.ranking)
 
 
 @pytest.mark.parametrize("text", ["", "no json", '{"id": "a"}', "[1, 2]"])

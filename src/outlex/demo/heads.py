@@ -70,7 +70,8 @@ def make_heads(
         return DemoHeads(trimmed=trimmed, fitted=None, ranking=folder / "ranking.json")
     on_note("reading texts of the target with both models, to choose tokens and to fit a head")
     requests = _read(config.calibration)
-    place = folder / f"traces-{_digest(config.calibration, drafter)}"  # of this drafter: another one sees other states
+    # another drafter sees other states, and traces name the models by the places that they were loaded from
+    place = folder / f"traces-{_digest(config.calibration, target, drafter)}"
     traces = collect_traces(target, drafter, requests, place)
     full = whole_head_of(drafter)
     build = HeadBuilder(
@@ -122,8 +123,9 @@ def _read(path: Path) -> Sequence[TraceRequest]:
         ) from error
 
 
-def _digest(calibration: Path, drafter: LanguageModel | EagleDrafter) -> str:
+def _digest(calibration: Path, target: LanguageModel, drafter: LanguageModel | EagleDrafter) -> str:
     digest = hashlib.sha256(calibration.read_bytes())
+    digest.update(json.dumps([target.source, str(target.dtype), drafter.source]).encode())
     source = Path(drafter.source)
     for path in sorted(source.glob("*.safetensors")) if source.is_dir() else ():
         digest.update(path.read_bytes())
