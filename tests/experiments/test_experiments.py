@@ -171,7 +171,7 @@ def test_scaling_grows_and_measures_both() -> None:
     assert sum("of the whole head" in note for note in found.notes) == len(steps)
     made = [{"N": 10**k, "sampler": "x", "step_s": 3.0 * 10 ** (2 * k)} for k in range(3)]
     assert slope(made, "x") == pytest.approx(2)
-    assert slope(made, "x", last=2) == pytest.approx(2)
+    assert slope(made, "x", at_least=2) == pytest.approx(2)
     assert math.isnan(slope(made[:1], "x"))
 
 

@@ -6,6 +6,7 @@ Step times: see `outlex.experiments.step_times`; the draft head stays as it is, 
 
 from __future__ import annotations
 
+from math import isnan
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,9 @@ __all__ = ["COLUMNS", "QUESTION", "run", "slope"]
 QUESTION = "What does the first order give up, and how do both grow?"
 COLUMNS = ("part", "N", "n_draft", "T_Ω", "sampler", "alpha", "tli", "distance", "step_s", "of head")
 _TEMPERATURES = (1e-2, 1e-4)
-_LARGEST_EXACT = 1 << 15
+_LARGEST_EXACT = 1 << 16
 _WIDEST = 1 << 18
+_WIDE = 1 << 14  # below, a step is mostly the price of calling anything at all
 _N_LAWS, _N_KEPT, _N_POSITIONS, _REPEATS = 512, 32, 64, 5
 
 
@@ -92,11 +94,10 @@ def run(setup: Setup) -> tuple[list[dict[str, Any]], list[str]]:
     return [*rows, *timed], [*_notes(rows), *_step_notes(timed)]
 
 
-def slope(rows: list[dict[str, Any]], sampler: str, *, last: int | None = None) -> float:
-    """Of log seconds against log N over the `last` largest widths, least squares; NaN below two widths."""
-    widths = sorted({row["N"] for row in rows if row["sampler"] == sampler})[-(last or 0) :]
-    own = [(row["N"], row["step_s"]) for row in rows if row["sampler"] == sampler and row["N"] in widths]
-    if len(widths) < 2:
+def slope(rows: list[dict[str, Any]], sampler: str, *, at_least: int = 0) -> float:
+    """Of log seconds against log N over widths of `at_least`, least squares; NaN below two widths."""
+    own = [(row["N"], row["step_s"]) for row in rows if row["sampler"] == sampler and row["N"] >= at_least]
+    if len({n for n, _ in own}) < 2:
         return float("nan")
     x, y = np.log(np.array(own)).T
     return float(np.polyfit(x, y, 1)[0])
@@ -118,7 +119,7 @@ def _step_s(sampler: Restoring, scores: DraftScores, setup: Setup) -> float:
 def _step_notes(rows: list[dict[str, Any]]) -> list[str]:
     """How step times grow, from 2^14 tokens on where there are so many, and what share of the whole head they are."""
     notes = []
-    wide = [row for row in rows if row["N"] >= 1 << 14]
+    wide = [row for row in rows if row["N"] >= _WIDE]
     for sampler in dict.fromkeys(row["sampler"] for row in rows):
         own = [row for row in rows if row["sampler"] == sampler]
         growth = slope(wide or rows, sampler)
@@ -132,10 +133,8 @@ def _step_notes(rows: list[dict[str, Any]]) -> list[str]:
 def _notes(rows: list[dict[str, Any]]) -> list[str]:
     notes = []
     for sampler in dict.fromkeys(row["sampler"] for row in rows):
-        notes.append(
-            f"{sampler}: time grows as N^{slope(rows, sampler):.2f} over all N, as N^{slope(rows, sampler, last=2):.2f}"
-            " at the last step."
-        )
+        note, late = f"{sampler}: time grows as N^{slope(rows, sampler):.2f}", slope(rows, sampler, at_least=_WIDE)
+        notes.append(f"{note} over all N" + (f", as N^{late:.2f} from 2^14 tokens on." if not isnan(late) else "."))
     above = [row for row in rows if row["alpha"] > row["tli"]]
     notes.append(f"{len(above)} of {len(rows)} cells lie above TLI, without an interval.")
     return notes
