@@ -23,6 +23,7 @@ from outlex.eagle.attention import attend_own_steps, attend_segments
 from outlex.eagle.config import EagleConfig
 from outlex.eagle.rotary import Rotary
 from outlex.errors import InputError
+from outlex.heads.linear import linear
 
 __all__ = ["EagleModule"]
 
@@ -32,6 +33,11 @@ class _RmsNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+class _Linear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 class EagleModule(nn.Module):
@@ -47,11 +53,11 @@ class EagleModule(nn.Module):
         d, width = config.hidden_size, config.attention_width
         self.n_qkv = [config.n_heads * config.head_dim, *[config.n_kv_heads * config.head_dim] * 2]
         n_in = 2 * d if config.kind == "eagle" else config.n_feature_values
-        self.fc = nn.Linear(n_in, d, bias=config.fc_bias)
-        self.qkv_proj = nn.Linear(width, sum(self.n_qkv), bias=config.qkv_bias)
-        self.o_proj = nn.Linear(self.n_qkv[0], d, bias=config.o_bias)
-        self.gate_up_proj = nn.Linear(d, 2 * config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, d, bias=False)
+        self.fc = _Linear(n_in, d, bias=config.fc_bias)
+        self.qkv_proj = _Linear(width, sum(self.n_qkv), bias=config.qkv_bias)
+        self.o_proj = _Linear(self.n_qkv[0], d, bias=config.o_bias)
+        self.gate_up_proj = _Linear(d, 2 * config.intermediate_size, bias=False)
+        self.down_proj = _Linear(config.intermediate_size, d, bias=False)
         self.mlp_norm = self._norm(d)
         self.q_norm = self._norm(config.head_dim) if config.qk_norm else None
         self.k_norm = self._norm(config.head_dim) if config.qk_norm else None

@@ -19,9 +19,31 @@ from outlex.proposals.base import DraftScores
 from outlex.vocab.sub_vocab import SubVocab
 from outlex.vocab.token_map import TokenMap
 
-__all__ = ["FullHead", "LinearHead", "StaticHead", "TrimmedHead", "trim_head"]
+__all__ = ["FullHead", "LinearHead", "StaticHead", "TrimmedHead", "linear", "trim_head"]
 
 _ROWS_AT_ONCE = 8192
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """W x + b as `torch.nn.functional.linear`, quicker for the one row of a draft step.
+
+    On a CPU a product of a bfloat16 matrix with one vector takes a quarter less time through `mv`, at every size from
+    576 × 576 to 151,936 × 896, and rounds the same; float32 makes no difference (torch 2.13, two cores).
+
+    Args:
+        x: [..., d].
+        weight: [m, d], of the same dtype.
+        bias: [m] or None.
+
+    Returns:
+        [..., m].
+    """
+    # dtypes differ under autocast only, where F.linear knows what to do
+    if x.numel() == x.shape[-1] and x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu":
+        row = x.reshape(-1)
+        out = torch.mv(weight, row) if bias is None else torch.addmv(bias, weight, row)
+        return out.view(*x.shape[:-1], -1)
+    return F.linear(x, weight, bias)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +86,7 @@ class LinearHead:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [n, d] -> logits [n, n_rows]."""
-        return self.finished(F.linear(hidden, self.weight, self.bias))
+        return self.finished(linear(hidden, self.weight, self.bias))
 
     def finished(self, logits: Tensor) -> Tensor:
         """What follows W h + b."""

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from outlex.errors import InputError, MismatchError
-from outlex.heads.linear import LinearHead
+from outlex.heads.linear import LinearHead, linear
 from outlex.heads.preview_fit import PreviewFactor
 from outlex.heads.quantized_rows import QuantizedRows, RowScorer, rotation_bytes
 from outlex.heads.request_tokens import RequestTokens, check_looks
@@ -177,7 +176,7 @@ class PreviewHead:
     def _shortlists(self, hidden: Tensor) -> list[Tensor]:
         """The ids that are scored exactly, at each position: hidden [n, d] -> n times int64 [k]."""
         if self._chooser is None:
-            z = F.linear((hidden.float() - self._mean).to(torch.bfloat16), self._basis).float()
+            z = linear((hidden.float() - self._mean).to(torch.bfloat16), self._basis).float()
             coarse = torch.cat([scorer.scores(z[:, :rank]) for rank, scorer in self._coarse], -1)
             return [self._shortlist(*one) for one in zip(torch.split(coarse, 1), torch.split(z, 1), strict=True)]
         if self._always is None:

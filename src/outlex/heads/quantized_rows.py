@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from outlex.errors import ArtifactError, InputError
+from outlex.heads.linear import linear
 
 __all__ = [
     "INT4_RANKS",
@@ -145,7 +146,7 @@ class RowScorer:
     def _affine(self, z: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
         if self._is_int8:
             return torch._weight_int8pack_mm(z, codes, scales).float() + offsets
-        return F.linear(z, codes).float() * scales + offsets
+        return linear(z, codes).float() * scales + offsets
 
 
 def row_bytes(rank: int, storage: Storage) -> int:
