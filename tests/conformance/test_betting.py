@@ -73,20 +73,22 @@ def test_settling_is_the_product_of_the_bets() -> None:
     bounds = torch.tensor([[0.5, 1.0], [0.2, 0.9], [0.5, 0.1]], dtype=torch.float64)
     inside = torch.tensor([[True, True], [False, True], [True, False]])
     accounts = Accounts(2)
-    logs = accounts.settle(bounds[:2], inside[:2]).tolist() + accounts.settle(bounds[2:], inside[2:]).tolist()
+    courses = [accounts.settle(bounds[rows], inside[rows]) for rows in (slice(2), slice(2, 3))]
     products = []
     for n in range(1, 4):
-        total = 0.0
+        by_bet = [0.0, 0.0]
         for bet in range(2):
             for r in RATIOS:
                 account = 1.0
                 for u, hit in zip(bounds[:n, bet].tolist(), inside[:n, bet].tolist(), strict=True):
                     if u < 1:  # a set that may hold everything is not bet on
                         account *= (r if hit else 1) / (1 - u + r * u)
-                total += account / (2 * len(RATIOS))
-        products.append(math.log(total))
-    assert logs == pytest.approx(products)
-    assert accounts.log_wealth == pytest.approx(products[-1])
+                by_bet[bet] += account / len(RATIOS)
+        products.append(by_bet)
+    mixtures = [math.log(sum(by_bet) / 2) for by_bet in products]
+    assert torch.cat([course.log_wealth for course in courses]).tolist() == pytest.approx(mixtures)
+    assert torch.cat([course.log_by_bet for course in courses]).exp() == pytest.approx(torch.tensor(products))
+    assert accounts.log_wealth == pytest.approx(mixtures[-1])
 
 
 def test_a_token_that_cannot_be_drawn_ends_the_test() -> None:
@@ -96,8 +98,8 @@ def test_a_token_that_cannot_be_drawn_ends_the_test() -> None:
     bound = laws.most(last)
     assert bound.tolist() == [0.0]
     accounts = Accounts(1)
-    assert float(accounts.settle(bound[:, None], torch.tensor([[False]]))[0]) == 0.0
-    assert float(accounts.settle(bound[:, None], torch.tensor([[True]]))[0]) == math.inf
+    assert float(accounts.settle(bound[:, None], torch.tensor([[False]])).log_wealth) == 0.0
+    assert float(accounts.settle(bound[:, None], torch.tensor([[True]])).log_wealth) == math.inf
 
 
 def test_false_alarms_of_many_looks_are_as_rare_as_stated() -> None:
@@ -114,7 +116,7 @@ def test_false_alarms_of_many_looks_are_as_rare_as_stated() -> None:
         bounds = torch.stack([(ahead * law).sum(-1), law[3].expand(400)], dim=-1)
         bounds[0, 0] = 1.0
         inside = torch.stack([ahead.gather(1, tokens[:, None])[:, 0], tokens == 3], dim=-1)
-        alarms += bool((Accounts(2).settle(bounds, inside) >= -math.log(alpha)).any())
+        alarms += bool((Accounts(2).settle(bounds, inside).log_wealth >= -math.log(alpha)).any())
     assert 0 < alarms <= binom.ppf(0.999, n_runs, alpha)
 
 

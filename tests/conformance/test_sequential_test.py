@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -21,6 +22,9 @@ from faulty_engines import (
 from scipy.stats import binom
 
 from outlex.conformance import CheckConfig, SequentialTest, Tolerance, Verification, verify_engine
+from outlex.conformance.aims import Aim, Listed
+from outlex.conformance.draw_log import DrawLog, JudgedDraw, Moment
+from outlex.conformance.result import SampledResult
 from outlex.errors import InputError, ModelError, NumericalError
 from outlex.sampling import SamplingParams, probabilities
 
@@ -133,10 +137,83 @@ def test_a_report_says_where_and_how_much() -> None:
     assert bet.direction == "too often"
     assert bet.observed > bet.most > bet.expected
     assert [share.position for share in bet.by_position] == list(range(6))
-    assert sum(share.n_draws for share in bet.by_position) == found.n_draws
+    assert sum(share.n_draws for share in bet.by_position) == bet.n_draws == found.n_draws_at_flag
     law = probabilities(target_logits((*PROMPTS[place.prompt], *place.prefix)).unsqueeze(0), params)[0]
     assert place.p == pytest.approx(float(law[place.token_id]))
     assert 1 <= place.n_token <= place.n_draws
+
+
+def _judged(outputs: list[tuple[int, tuple[int, ...]]], *, top_k: int = 0) -> SampledResult:
+    test = SequentialTest(
+        reference(), PROMPTS, params=SamplingParams(top_k=top_k), tolerance=Tolerance(odds=0.005, edge=0.001)
+    )
+    test.judge(outputs)
+    return test.result()
+
+
+def _right(n_samples: int, *, top_k: int = 0) -> list[tuple[int, tuple[int, ...]]]:
+    settings: dict[str, Any] = {"params": SamplingParams(top_k=top_k), "n_samples": n_samples, "max_new_tokens": 6}
+    return [(2, ids) for ids in _Drawing().sample(PROMPTS[2], seed=5, **settings)]
+
+
+def test_an_alarm_inside_a_round_is_laid_to_the_bet_that_raised_it_whatever_came_later() -> None:
+    # two outputs repeat the prompt's last token, then the engine is right for so long that their evidence is gone
+    said = PROMPTS[1][-1]
+    outputs = [(1, (said,) * 6)] * 2 + _right(400)
+    found = _judged(outputs)
+    bet = found.strongest
+    assert (bet.tokens, bet.direction) == ("a repetition of the token before", "too often")
+    assert bet.n_draws == found.n_draws_at_flag == 4
+    assert (bet.prompt, bet.position, bet.token_id) == (1, 3, said)
+    assert bet == _judged([(1, (said,) * 4)]).strongest
+    assert bet.observed == 1 > bet.most > bet.expected
+    assert bet.log10_evidence >= 2
+
+
+def test_a_token_that_cannot_be_drawn_is_reported_only_if_it_raised_the_alarm() -> None:
+    forbidden = [(1, (int(target_logits(tuple(PROMPTS[1])).argmin()),))]
+    raised = _judged([*_right(1, top_k=6), *forbidden], top_k=6).strongest
+    assert raised.log10_evidence == math.inf
+    assert [(raised.prompt, raised.position, raised.token_id)] == [(1, 0, forbidden[0][1][0])]
+    ids: tuple[int, ...] = ()
+    for _ in range(20):  # always the last one that the filter lets through
+        ids = (*ids, int(target_logits((*PROMPTS[1], *ids)).topk(6).indices[-1]))
+    before = _judged([(1, ids), *forbidden], top_k=6).strongest
+    assert 2 <= before.log10_evidence < math.inf
+    assert before.n_draws < 20
+
+
+def test_without_an_alarm_the_bet_is_the_strongest_where_the_evidence_was_highest() -> None:
+    outputs = [(1, (PROMPTS[1][-1],) * 3), *_right(200)]
+    found = _judged(outputs)
+    assert found.flagged_at is None
+    bet = found.strongest
+    assert (bet.tokens, bet.n_draws) == ("a repetition of the token before", 3)
+    assert (bet.prompt, bet.position, bet.token_id) == (1, 2, PROMPTS[1][-1])
+    assert bet == _judged(outputs[:1]).strongest
+    assert bet.log10_evidence > 2 > found.log10_evidence
+
+
+def test_a_set_that_nothing_was_bet_on_is_not_named() -> None:
+    # the second set is empty: its account lost nothing, and is higher than the first one's
+    log = DrawLog()
+    log.add(
+        [JudgedDraw(0, 0, 3)],
+        masses=torch.tensor([[0.5, 0.0]]).double(),
+        bounds=torch.tensor([[0.5, 0.0]]).double(),
+        inside=torch.tensor([[False, False]]),
+    )
+    empty = torch.zeros(N, dtype=torch.bool)
+    aims: list[Aim] = [Listed("half of all", torch.arange(N) < N / 2), Listed("none", empty)]
+    moment = Moment(n_draws=1, log_evidence=-0.05, log_by_bet=torch.tensor([-0.1, 0.0]).double())
+    assert log.strongest(aims, [(0, True), (1, True)], moment).tokens == "half of all"
+
+
+def test_nothing_is_told_before_something_was_judged() -> None:
+    test = SequentialTest(reference(), PROMPTS, params=SamplingParams(), tolerance=Tolerance(odds=0.0, edge=0.0))
+    with pytest.raises(InputError, match="judged") as refused:
+        test.result()
+    assert "`judge`" in str(refused.value)
 
 
 class _Broken(_Drawing):

@@ -80,13 +80,18 @@ def _disagreement(one: Disagreement, target: LanguageModel) -> str:
 def _sampled(found: SampledResult, target: LanguageModel) -> dict[str, str]:
     bet = found.strongest
     facts = {"samples": f"{found.n_samples} outputs, {found.n_draws} tokens; evidence 10^{found.log10_evidence:.1f}"}
-    shares = f"tokens that are {bet.tokens}: {bet.observed:.4f} of the draws, expected {bet.expected:.4f}"
     if found.flagged_at is None:
         facts["samples"] += f", an alarm is at 10^{-math.log10(found.false_alarm):.0f}"
         facts["power"] = _detectable(found.detectable)
         return facts
-    facts["flagged"] = f"after {found.flagged_at} outputs ({found.n_draws_at_flag} tokens)"
-    facts["departs"] = f"{shares}: {bet.direction} (evidence 10^{bet.log10_evidence:.1f} by itself)"
+    facts["flagged"] = (
+        f"after {found.flagged_at} outputs ({found.n_draws_at_flag} tokens), with {_token(bet.token_id, target)} at"
+        f" position {bet.position} after prompt {bet.prompt}"
+    )
+    facts["departs"] = (
+        f"tokens that are {bet.tokens}: {bet.observed:.4f} of the draws until then, expected {bet.expected:.4f}:"
+        f" {bet.direction} (evidence 10^{bet.log10_evidence:.1f} by itself)"
+    )
     facts["positions"] = "; ".join(
         f"{share.position}: {share.observed:.3f} for {share.expected:.3f}" for share in bet.by_position[:12]
     )

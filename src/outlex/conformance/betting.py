@@ -19,17 +19,31 @@ Waudby-Smith and Ramdas, arXiv 2010.09686.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["RATIOS", "Accounts", "detectable", "detectable_shares"]
+__all__ = ["RATIOS", "Accounts", "Course", "detectable", "detectable_shares"]
 
 # r: from a tenth more to what a single token of probability 1e-7 proves
 RATIOS = (1.1, 1.25, 1.6, 2.5, 6.0, 30.0, 1e3, 1e6)
 
 _POWER = 0.9
 _SHARES = (0.5, 0.1, 0.01, 0.001)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Course:
+    """How the accounts went, draw by draw; infinite from a draw on that was impossible.
+
+    Attributes:
+        log_wealth: log of the mixture after each draw, float64 [n].
+        log_by_bet: log of each bet's own mixture over r after each draw, float64 [n, n_bets].
+    """
+
+    log_wealth: Tensor
+    log_by_bet: Tensor
 
 
 class Accounts:
@@ -47,20 +61,12 @@ class Accounts:
         """Log of the mixture."""
         return float(_log_mean(self.log_accounts.flatten()))
 
-    @property
-    def log_by_bet(self) -> Tensor:
-        """Log of each bet's own mixture over r [n_bets]."""
-        return _log_mean(self.log_accounts)
-
-    def settle(self, bounds: Tensor, inside: Tensor) -> Tensor:
+    def settle(self, bounds: Tensor, inside: Tensor) -> Course:
         """Draws in order.
 
         Args:
             bounds: u of each draw and bet, float64 [n, n_bets]; 1 is no bet.
             inside: whether the token that was drawn is in the set, bool [n, n_bets].
-
-        Returns:
-            Log of the mixture after each draw [n]; infinite from a draw on that was impossible.
         """
         u, inside = bounds.unsqueeze(-1), inside.unsqueeze(-1)
         gains = torch.where(u < 1, _log_ratios(u, inside), 0.0)
@@ -68,7 +74,7 @@ class Accounts:
         accounts = self.log_accounts + gains.cumsum(0)
         if len(bounds):
             self.log_accounts = accounts[-1]
-        return _log_mean(accounts.flatten(1))
+        return Course(log_wealth=_log_mean(accounts.flatten(1)), log_by_bet=_log_mean(accounts))
 
 
 def _log_ratios(u: Tensor, inside: Tensor) -> Tensor:

@@ -66,12 +66,14 @@ class PositionShare:
 
 @dataclass(frozen=True, kw_only=True)
 class Bet:
-    """A set of tokens that was drawn from too often or too seldom.
+    """A set of tokens that was drawn from too often or too seldom, up to a draw: the last one that counts here.
 
     Attributes:
         tokens: which tokens, in words.
         direction: "too often" or "too seldom".
-        expected, observed: share of all draws, under the reference law and seen.
+        n_draws: tokens up to that draw.
+        prompt, position, token_id: that draw: number of the prompt, position in the output, from 0, and the token.
+        expected, observed: share of the draws, under the reference law and seen.
         most: the share that rounding explains.
         log10_evidence: of this bet alone.
         by_position: the same shares, position by position.
@@ -79,6 +81,10 @@ class Bet:
 
     tokens: str
     direction: str
+    n_draws: int
+    prompt: int
+    position: int
+    token_id: int
     expected: float
     observed: float
     most: float
@@ -119,7 +125,7 @@ class SampledResult:
             cannot have been drawn.
         flagged_at: number of the output, from 1, at which the account reached 1/α; None if it did not.
         n_draws_at_flag: tokens up to there.
-        strongest: the bet that won most.
+        strongest: the bet that had won most when the account reached 1/α, or was highest if it never did.
         strangest: where it shows, if there is a departure.
         detectable: (a, b) pairs: a set of probability a is found with power 0.9 if it is drawn with b.
     """

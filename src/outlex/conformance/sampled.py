@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from outlex.conformance.aims import Aim, Draws, Positions, bets_on, default_aims
 from outlex.conformance.betting import Accounts, detectable_shares
+from outlex.conformance.draw_log import DrawLog, JudgedDraw, Moment
 from outlex.conformance.law import Tolerance, laws_of
 from outlex.conformance.reference import Reference, law_logits, penalized, prefixes_of
-from outlex.conformance.result import Bet, Place, PositionShare, SampledResult
+from outlex.conformance.result import Place, SampledResult
 from outlex.errors import InputError
 from outlex.sampling import SamplingParams, probabilities
 
@@ -23,16 +23,6 @@ __all__ = ["SequentialTest"]
 _CHUNK = 64  # positions of a forward pass; at 150,000 tokens each copy of their laws is 39 MB
 
 TokenIds = tuple[int, ...]
-
-
-@dataclass(eq=False)
-class _Log:
-    """Every draw that was judged: what was expected of it and what came."""
-
-    positions: list[Tensor] = field(default_factory=list)
-    masses: list[Tensor] = field(default_factory=list)
-    bounds: list[Tensor] = field(default_factory=list)
-    inside: list[Tensor] = field(default_factory=list)
 
 
 class SequentialTest:
@@ -76,7 +66,8 @@ class SequentialTest:
         self._aims = aims
         self._sides = bets_on(aims)
         self._accounts = Accounts(self.n_bets)
-        self._log = _Log()
+        self._log = DrawLog()
+        self._moment: Moment | None = None
         self._drawn: dict[tuple[int, TokenIds], Counter[int]] = defaultdict(Counter)
         self._p: dict[tuple[int, TokenIds, int], float] = {}
         self.n_samples = 0
@@ -172,25 +163,34 @@ class SequentialTest:
         bounds: Tensor,
         inside: Tensor,
     ) -> None:
-        evidence = self._accounts.settle(bounds, inside)
+        course = self._accounts.settle(bounds, inside)
+        evidence = course.log_wealth
         if self.flagged_at is None:
             over = (evidence >= -math.log(self.false_alarm)).nonzero()
+            at = int(over[0] if len(over) else evidence.argmax())
+            if self._moment is None or float(evidence[at]) > self._moment.log_evidence:
+                self._moment = Moment(
+                    n_draws=self.n_draws + at + 1, log_evidence=float(evidence[at]), log_by_bet=course.log_by_bet[at]
+                )
             if len(over):
-                first = int(over[0])
-                self.flagged_at = self.n_samples + order[first][0] + 1
-                self.n_draws_at_flag = self.n_draws + first + 1
+                self.flagged_at = self.n_samples + order[at][0] + 1
+                self.n_draws_at_flag = self.n_draws + at + 1
                 self.log_evidence = float(evidence.max())
             else:
                 self.log_evidence = float(evidence[-1])
         self.n_samples += len(outputs)
         self.n_draws += len(order)
-        self._log.positions.append(torch.tensor([n for _, n in order]))
-        self._log.masses.append(masses)
-        self._log.bounds.append(bounds)
-        self._log.inside.append(inside)
+        draws = [JudgedDraw(outputs[i][0], n, outputs[i][1][n]) for i, n in order]
+        self._log.add(draws, masses=masses, bounds=bounds, inside=inside)
 
     def result(self) -> SampledResult:
-        """What is known by now."""
+        """What is known by now.
+
+        Raises:
+            InputError: nothing has been judged yet.
+        """
+        if self._moment is None:
+            raise InputError("No outputs have been judged yet", next_step="give them to `judge` first")
         return SampledResult(
             n_samples=self.n_samples,
             n_draws=self.n_draws,
@@ -201,46 +201,11 @@ class SequentialTest:
             log10_evidence=self.log_evidence / math.log(10),
             flagged_at=self.flagged_at,
             n_draws_at_flag=self.n_draws_at_flag,
-            strongest=self._strongest(),
+            strongest=self._log.strongest(self._aims, self._sides, self._moment),
             strangest=None if self.flagged_at is None else self._strangest(),
             detectable=detectable_shares(
                 n_draws=self.n_draws, n_bets=self.n_bets, odds=self.tolerance.odds, false_alarm=self.false_alarm
             ),
-        )
-
-    def _strongest(self) -> Bet:
-        by_bet = self._accounts.log_by_bet
-        best = int(by_bet.argmax())
-        if by_bet[best].isinf():  # several sets held a token that cannot be drawn: the narrowest of them says most
-            mean_mass = torch.cat(self._log.masses).mean(0)
-            best = int(mean_mass.masked_fill(~by_bet.isinf(), math.inf).argmin())
-        aim, over = self._sides[best]
-        positions = torch.cat(self._log.positions)
-        masses, bounds, inside = (
-            torch.cat([rows[:, best] for rows in column]).double()
-            for column in (self._log.masses, self._log.bounds, self._log.inside)
-        )
-        if not over:  # told about the same set in both directions
-            masses, inside, bounds = 1 - masses, 1 - inside, 1 - bounds
-        shares = []
-        for position in range(int(positions.max()) + 1):
-            here = positions == position
-            shares.append(
-                PositionShare(
-                    position=position,
-                    n_draws=int(here.sum()),
-                    expected=float(masses[here].mean()),
-                    observed=float(inside[here].mean()),
-                )
-            )
-        return Bet(
-            tokens=self._aims[aim].name,
-            direction="too often" if over else "too seldom",
-            expected=float(masses.mean()),
-            observed=float(inside.mean()),
-            most=float(bounds.mean()),
-            log10_evidence=float(by_bet[best]) / math.log(10),
-            by_position=tuple(shares),
         )
 
     def _strangest(self) -> Place:

@@ -34,8 +34,7 @@ class DemoPair:
         max_new_tokens: tokens of output a prompt.
         baselines: methods to compare with, see `BenchConfig`.
         calibration: file of texts, JSON lines with `id`, `domain`, `prompt_ids` and `answer_ids`: a head is fitted to
-            what target and drafter make of them, and the trimmed head's rows are chosen by it. None trims by the
-            tokenizer's order, and compares no fitted head.
+            what target and drafter make of them. None compares no fitted head.
     """
 
     target: str
@@ -132,7 +131,7 @@ class DemoResult:
         decoder: with the best head, ready to decode more.
         trimmed: directory of the trimmed drafter.
         fitted: directory of the fitted head; None if there is none.
-        ranking: what the rows were chosen by: a file with token ids, or a directory of traces.
+        ranking: file of the token ids that the trimmed head's rows were chosen by.
         prompts, result: files with the demo's prompts and the measurement, for commands to go on with.
         n_draft, n_full: rows of the trimmed head, and of the whole one.
         coverage: of the tokens that the target writes on its own (method "ar", all temperatures), the share

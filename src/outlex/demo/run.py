@@ -26,7 +26,7 @@ __all__ = ["run_demo"]
 
 
 def run_demo(config: DemoConfig, *, on_note: Callable[[str], None], on_elapsed: OnElapsed) -> DemoResult:
-    """Run the demo. What it makes stays in the cache: heads, ranking or traces, prompts and result.
+    """Run the demo. What it makes stays in the cache: heads, ranking, traces, prompts and result.
 
     Args:
         config: what to do.
