@@ -66,13 +66,25 @@ def decomposition(body: dict[str, Any]) -> str:
 
 
 def scaling(body: dict[str, Any]) -> str:
-    """Step times at the widest vocabulary of the pair, and their growth from 2^14 tokens on."""
+    """RDK exact beside its first order; then draft steps at the pair's own width, and how they grow from 2^14 tokens."""
     from outlex.experiments.scaling import slope
 
+    quality = [row for row in body["rows"] if row["part"] == "quality"]
+    lines = [
+        "| N tokens, N/16 hot | T_Ω | α, exact | α, first order | α, TLI | distance | ms, exact | ms, first order |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for exact in (row for row in quality if row["sampler"] == "rdk-exact"):
+        place = (exact["N"], exact["T_Ω"], "rdk-first-order")
+        [first] = [row for row in quality if (row["N"], row["T_Ω"], row["sampler"]) == place]
+        lines.append(
+            f"| {exact['N']:,} | {exact['T_Ω']:g} | {exact['alpha']:.3f} | {first['alpha']:.3f} | {exact['tli']:.3f}"
+            f" | {exact['distance']:.4f} | {exact['step_s'] * 1e3:.1f} | {first['step_s'] * 1e3:.1f} |"
+        )
     timed = [row for row in body["rows"] if row["part"] == "step times"]
     wide = [row for row in timed if row["N"] >= 1 << 14]
     width = sorted({row["N"] for row in timed})[-2]
-    lines = ["| draft step | ms at " + f"{width:,} tokens | of the whole head | grows as |", "|---|---|---|---|"]
+    lines += ["", "| draft step | ms at " + f"{width:,} tokens | of the whole head | grows as |", "|---|---|---|---|"]
     lines += [
         f"| {row['sampler']} | {row['step_s'] * 1e3:.2f} | {row['of head']:.1%} | N^{slope(wide, row['sampler']):.2f} |"
         for row in timed

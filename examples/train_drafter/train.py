@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--target", required=True, help="what outlex.load_model takes")
     parser.add_argument("--run", type=Path, nargs="+", required=True, help="folders with features-*.safetensors")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and log")
+    parser.add_argument("--begin-with", type=Path, help="--out of another run, to begin with its weights")
     parser.add_argument("--layers", type=int, nargs="+", required=True, help="of the target, that the drafter reads")
     parser.add_argument("--intermediate-size", type=int, default=896)
     parser.add_argument("--n-heads", type=int, default=6, help="of queries, keys and values")
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--unroll", type=int, default=4, help="draft positions that are trained")
+    parser.add_argument("--first-unroll", type=int, default=1, help="draft positions at the first step")
     parser.add_argument("--hot", type=int, default=4096, help="size of the draft vocabulary of the loss")
     parser.add_argument("--rejection-weight", type=float, default=0.0, help="of 1 − Σ min(p, q) in the loss")
     parser.add_argument("--answers-only", action="store_true", help="learn no laws inside of prompts")
@@ -39,9 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args(arguments))
     target = load_model(options.pop("target"), progress=False)
-    runs, out = options.pop("run"), options.pop("out")
+    places = {"runs": options.pop("run"), "out": options.pop("out"), "begin_with": options.pop("begin_with")}
     options["layers"] = tuple(options["layers"])
-    Training(Settings(**options), target, runs=runs, out=out).run()
+    Training(Settings(**options), target, **places).run()
 
 
 if __name__ == "__main__":

@@ -58,8 +58,9 @@ class Settings:
         steps: optimizer steps; the learning rate falls in the last quarter of them.
         batch_tokens: tokens of a step, padding included.
         lr: the highest learning rate.
-        unroll: draft positions that are trained in the end. It begins with one, which is several times cheaper, and
-            one more joins after every 1/unroll of the steps.
+        unroll: draft positions that are trained in the end. It begins with `first_unroll`, and one more joins after
+            every 1/unroll of the steps: one position is several times cheaper than four.
+        first_unroll: draft positions at the first step.
         hot: size of the draft vocabulary of the loss: the tokens that the texts use most.
         rejection_weight: of the share of rejected drafts in the loss, 0 to 1.
         answers_only: whether laws inside of prompts are left out.
@@ -79,6 +80,7 @@ class Settings:
     batch_tokens: int
     lr: float
     unroll: int
+    first_unroll: int
     hot: int
     rejection_weight: float
     answers_only: bool
@@ -95,6 +97,7 @@ class Settings:
             "batch_tokens",
             "lr",
             "unroll",
+            "first_unroll",
             "hot",
             "measure_every",
         ):
@@ -132,7 +135,7 @@ class Settings:
 
     def unroll_at(self, step: int) -> int:
         """Draft positions that a step trains."""
-        return min(self.unroll, 1 + step * self.unroll // self.steps)
+        return min(self.unroll, max(self.first_unroll, 1 + step * self.unroll // self.steps))
 
 
 class Training:
@@ -143,12 +146,21 @@ class Training:
         target: the model; its embedding and head stay as they are.
         runs: folders with features; shards that appear while it trains join at the next epoch.
         out: folder of `state.pt`, `log.jsonl`, and `drafter`, the checkpoint that outlex loads.
+        begin_with: `out` of another run, whose weights this one begins with; None begins with closed-form ones.
 
     Raises:
-        InputError: no features, or `out` was begun with other settings.
+        InputError: no features, `out` was begun with other settings, or the other run's network has other sizes.
     """
 
-    def __init__(self, settings: Settings, target: LanguageModel, *, runs: Sequence[Path], out: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        target: LanguageModel,
+        *,
+        runs: Sequence[Path],
+        out: Path,
+        begin_with: Path | None = None,
+    ) -> None:
         self.settings, self.target, self.runs, self.out = settings, target, runs, out
         self.embedding: Tensor = target.model.get_input_embeddings().weight
         self.head: Tensor = target.model.get_output_embeddings().weight
@@ -169,6 +181,8 @@ class Training:
         out.mkdir(parents=True, exist_ok=True)
         if (out / "state.pt").exists():
             self._resume()
+        elif begin_with is not None:
+            self._take_weights(begin_with)
 
     def _shards_there(self) -> list[Path]:
         found = sorted(path for run in self.runs for path in run.glob("features-*.safetensors"))
@@ -316,8 +330,30 @@ class Training:
         torch.save(state, unfinished)
         os.replace(unfinished, self.out / "state.pt")
 
+    def _state_of(self, out: Path) -> dict[str, Any]:
+        state: dict[str, Any] = torch.load(out / "state.pt", map_location=self.target.device, weights_only=True)
+        return state
+
+    def _take_weights(self, other: Path) -> None:
+        if not (other / "state.pt").exists():
+            raise InputError(
+                "There are no weights to begin with",
+                got=str(other),
+                expected="--out of another run, with its state.pt",
+                next_step="leave --begin-with out to begin with closed-form weights",
+            )
+        its, mine = self._state_of(other)["module"], self.module.state_dict()
+        if {name: value.shape for name, value in its.items()} != {name: value.shape for name, value in mine.items()}:
+            raise InputError(
+                f"The network of {other} has other sizes",
+                got=f"fc {list(its['fc.weight'].shape)}, qkv {list(its['qkv_proj.weight'].shape)}",
+                expected=f"fc {list(mine['fc.weight'].shape)}, qkv {list(mine['qkv_proj.weight'].shape)}",
+                next_step="give the same --layers, --n-heads, --head-dim and --intermediate-size",
+            )
+        self.module.load_state_dict(its)
+
     def _resume(self) -> None:
-        state: dict[str, Any] = torch.load(self.out / "state.pt", map_location=self.target.device, weights_only=True)
+        state = self._state_of(self.out)
         mine = asdict(self.settings)
         # more steps may be asked for later; everything else decides what the weights are
         other = {k: v for k, v in state["settings"].items() if k != "steps" and v != mine[k]}

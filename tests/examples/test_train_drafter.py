@@ -131,6 +131,25 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
     assert "another --out" in str(caught.value)
 
 
+def test_a_run_can_begin_with_the_weights_of_another(tiny_dir: Path, run_dir: Path, tmp_path: Path) -> None:
+    def weights(name: str) -> bytes:
+        return (tmp_path / name / "drafter" / "model.safetensors").read_bytes()
+
+    _train(tiny_dir, run_dir, tmp_path / "first", "--steps", "4")
+    more = ["--begin-with", str(tmp_path / "first"), "--steps", "2", "--first-unroll", "2", "--rejection-weight", "0.5"]
+    _train(tiny_dir, run_dir, tmp_path / "still", *more, "--lr", "1e-12")
+    assert weights("still") == weights("first")
+    _train(tiny_dir, run_dir, tmp_path / "second", *more)
+    moved, log = weights("second"), _lines(tmp_path / "second" / "log.jsonl")
+    assert moved != weights("first")
+    # started again it goes on with its own weights
+    _train(tiny_dir, run_dir, tmp_path / "second", *more)
+    assert (weights("second"), _lines(tmp_path / "second" / "log.jsonl")) == (moved, log)
+    for other, problem in ((tmp_path, "no weights"), (tmp_path / "first", "other sizes")):
+        with pytest.raises(InputError, match=problem):
+            _train(tiny_dir, run_dir, tmp_path / "third", "--begin-with", str(other), "--intermediate-size", "32")
+
+
 def test_held_out_prompts_are_answered_and_measured(
     tiny_dir: Path, held_out: Path, run_dir: Path, tmp_path: Path
 ) -> None:
