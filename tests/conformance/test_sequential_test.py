@@ -159,7 +159,7 @@ def _right(n_samples: int, *, top_k: int = 0) -> list[tuple[int, tuple[int, ...]
 def test_an_alarm_inside_a_round_is_laid_to_the_bet_that_raised_it_whatever_came_later() -> None:
     # two outputs repeat the prompt's last token, then the engine is right for so long that their evidence is gone
     said = PROMPTS[1][-1]
-    outputs = [(1, (said,) * 6)] * 2 + _right(400)
+    outputs = [(1, (said,) * 6)] * 2 + _right(100)
     found = _judged(outputs)
     bet = found.strongest
     assert (bet.tokens, bet.direction) == ("a repetition of the token before", "too often")
@@ -184,7 +184,7 @@ def test_a_token_that_cannot_be_drawn_is_reported_only_if_it_raised_the_alarm() 
 
 
 def test_without_an_alarm_the_bet_is_the_strongest_where_the_evidence_was_highest() -> None:
-    outputs = [(1, (PROMPTS[1][-1],) * 3), *_right(200)]
+    outputs = [(1, (PROMPTS[1][-1],) * 3), *_right(60)]
     found = _judged(outputs)
     assert found.flagged_at is None
     bet = found.strongest
