@@ -22,6 +22,7 @@ from outlex.heads.linear import LinearHead, trim_head
 from outlex.proposals import Mixed, Respelled, Tli
 from outlex.sampling import SamplingParams, probabilities
 from outlex.tuning import TuneSettings, tune
+from outlex.tuning.settings import split_prompts
 from outlex.vocab.sub_vocab import SubVocab
 from outlex.vocab.token_map import TokenMap
 
@@ -87,6 +88,11 @@ def test_tokens_that_only_the_drafter_has_win_and_are_stored_for_this_target_alo
     families = {trial.name.split(",")[0] for trial in found.comparison.trials}
     assert families == {"tli", "respelled", "rdk-exact", "rdk-first-order", "sparse-kernel", "cold-row", "learned"}
     assert not any("head-cosine" in trial.name for trial in found.comparison.trials)
+    # the prompts that others were fitted to are as good as the rest for what nothing is fitted for
+    fit, calibrate, _ = split_prompts(traces, TuneSettings())
+    for trial in found.comparison.trials[1:]:
+        judged = len(calibrate.target_hidden) + (len(fit.target_hidden) if trial.name == "respelled" else 0)
+        assert trial.expected[1.0].n == judged, trial.name
     mixed = proposal_of(found.artifact, n_target=N, device=torch.device("cpu"), tokenizer="f")
     assert isinstance(mixed, Mixed)
     assert isinstance(mixed.inner, Respelled)

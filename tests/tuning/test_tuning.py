@@ -114,7 +114,7 @@ def test_gains_are_those_of_the_laws() -> None:
     proposal = ColdRow.fit(cold, n_target=N, rank=4)
     part = traces.select(range(6))
     table = gain_table(
-        {1.0: part}, draft_head, [proposal], estimator=proposal, target_head=target, on_progress=lambda n, total: None
+        {1.0: [part]}, draft_head, [proposal], estimator=proposal, target_head=target, on_progress=lambda n, total: None
     )
     scores = draft_head.score(part.drafter_hidden)
     p, params = probabilities(target.logits(part.target_hidden), SamplingParams()).double(), SamplingParams()

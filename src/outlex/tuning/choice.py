@@ -11,7 +11,7 @@ from outlex.metrics import Estimate
 from outlex.proposals import ColdRow, Mixed, Restoring
 from outlex.proposals.mixture_gains import mean_gain
 from outlex.tuning.evidence import Evidence
-from outlex.tuning.gain_table import GainTable, Weights
+from outlex.tuning.gain_table import GainPlace, GainTable, Weights
 from outlex.tuning.recipes import Recipe
 from outlex.tuning.result import Trial
 
@@ -36,11 +36,14 @@ def tli_trial(temperatures: Sequence[float]) -> Trial:
 
 
 def trials_of(
-    recipes: Sequence[Recipe], fitted: Sequence[tuple[Restoring, float]], table: GainTable, estimator: ColdRow | None
+    recipes: Sequence[Recipe],
+    fitted: Sequence[tuple[Restoring, float]],
+    gains: Sequence[GainPlace],
+    estimator: ColdRow | None,
 ) -> list[Trial]:
     """Each proposal alone, then mixed in the way that gains most on folds it was not chosen on."""
     found = []
-    for i, (recipe, (proposal, fit_s)) in enumerate(zip(recipes, fitted, strict=True)):
+    for recipe, (proposal, fit_s), (table, i) in zip(recipes, fitted, gains, strict=True):
         common: dict[str, Any] = {"name": recipe.name, "fit_s": fit_s}
         alone = {t: mean_gain(table.gains[i, t][:, -1], table.prompts[t]) for t in table.temperatures}
         found.append(
@@ -81,25 +84,27 @@ def _n_bytes(proposal: Restoring) -> int:
     return sum(tensor.nbytes for tensor in proposal.to_parts()[1].values())
 
 
-def choose(trials: Sequence[Trial], table: GainTable, recipes: Sequence[Recipe]) -> tuple[int, str]:
+def choose(trials: Sequence[Trial], gains: Sequence[GainPlace], recipes: Sequence[Recipe]) -> tuple[int, str]:
     """Index of the best trial, and why.
 
     The 5 % of error are divided among the candidates (Bonferroni): half among those that nothing was fitted for, of
     which there are few, half among the others; all to one kind where the other is missing.
     """
-    places = {recipe.name: i for i, recipe in enumerate(recipes)}
+    places = {recipe.name: place for recipe, place in zip(recipes, gains, strict=True)}
+    is_fitted = {recipe.name: recipe.is_fitted for recipe in recipes}
     mixtures = [i for i, trial in enumerate(trials) if trial.weights is not None]
     if not mixtures:
         return 0, "nothing else was asked for"
-    kinds = [recipes[places[trials[i].name]].is_fitted for i in mixtures]
+    kinds = [is_fitted[trials[i].name] for i in mixtures]
     allowed = _ERROR / len(set(kinds))
-    prompts = torch.cat([table.prompts[t] for t in table.temperatures])
     passed, values = [], {}
     for i, kind in zip(mixtures, kinds, strict=True):
         trial = trials[i]
         assert trial.weights is not None
-        gains = table.honest_gain(places[trial.name], trial.mode)  # type: ignore[arg-type]
-        together = torch.cat([gains[t] for t in table.temperatures])
+        table, column = places[trial.name]
+        found = table.honest_gain(column, trial.mode)  # type: ignore[arg-type]
+        together = torch.cat([found[t] for t in table.temperatures])
+        prompts = torch.cat([table.prompts[t] for t in table.temperatures])
         pooled = mean_gain(together, prompts, confidence=1 - allowed / kinds.count(kind))
         values[i] = pooled.value
         if pooled.low > 0 and all(one.value >= 0 for one in trial.expected.values()):

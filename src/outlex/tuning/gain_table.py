@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from outlex.proposals.cold_groups import ColdTokens
     from outlex.proposals.restoring import Restoring
 
-__all__ = ["GainTable", "Mode", "Weights", "gain_table"]
+__all__ = ["GainPlace", "GainTable", "Mode", "Weights", "gain_table"]
 
 Mode = Literal["one λ", "λ by temperature", "λ by cold mass"]
 Weights = tuple[tuple[float, ...], ...]  # a row a temperature, a column a range of the cold mass
@@ -115,9 +115,16 @@ class GainTable:
         return torch.bucketize(self.mass[temperature].double(), torch.tensor(self.edges).double(), right=True)
 
 
+class GainPlace(NamedTuple):
+    """Where the gains of a proposal stand: a table, and the proposal's number in it."""
+
+    table: GainTable
+    proposal: int
+
+
 @torch.inference_mode()
 def gain_table(
-    sets: Mapping[float, TraceSet],
+    sets: Mapping[float, Sequence[TraceSet]],
     head: DraftHead,
     proposals: Sequence[Restoring],
     *,
@@ -128,7 +135,7 @@ def gain_table(
     """Measure the gains.
 
     Args:
-        sets: temperature -> traces to calibrate it on; one set may serve several.
+        sets: temperature -> traces to calibrate it on; one may serve several temperatures.
         head: the draft head.
         proposals: r of each mixture.
         estimator: of the cold mass; None takes it for 0.
@@ -142,8 +149,8 @@ def gain_table(
     mass: dict[float, list[Tensor]] = {}
     prompts: dict[float, list[Tensor]] = {}
     numbers: dict[str, int] = {}
-    for one in {id(one): one for one in sets.values()}.values():
-        own = [t for t, other in sets.items() if other is one]
+    for one in {id(one): one for several in sets.values() for one in several}.values():
+        own = [t for t, several in sets.items() if any(other is one for other in several)]
         number_of = torch.tensor([numbers.setdefault(prompt.id, len(numbers)) for prompt in one.prompts])
         for index, scores, logits in scored_positions(one, head, target_head=target_head, on_progress=on_progress):
             for temperature in own:

@@ -4,6 +4,8 @@
               ├─ calibrate  λ, and the choice
               └─ held out   the table: no number in it was chosen there
 
+What nothing is fitted for has no use for the first part, so both are there to calibrate it.
+
 TLI is a candidate. Another proposal is chosen only if its gain on the calibration prompts, cross-validated by prompt,
 is above 0 with 95 % confidence for all candidates together (Bonferroni), and negative at no temperature. Of those that
 pass, the one that gains most is taken.
@@ -29,7 +31,7 @@ from outlex.forecast.run import nearest_set
 from outlex.proposals import Restoring
 from outlex.tuning.choice import choose, cold_estimator, tli_trial, trials_of
 from outlex.tuning.evidence import Evidence, gather_evidence
-from outlex.tuning.gain_table import gain_table
+from outlex.tuning.gain_table import GainPlace, gain_table
 from outlex.tuning.held_out import compared
 from outlex.tuning.recipes import Recipe, recipes_of
 from outlex.tuning.result import Comparison, Tuned
@@ -164,16 +166,22 @@ def compare(
         with torch.inference_mode():
             fitted.append((recipe.fit(evidence), time.perf_counter() - start))
     estimator = cold_estimator(evidence)
-    table = gain_table(
-        {t: part[1] for t, part in parts.items()},
-        head,
-        [proposal for proposal, _ in fitted],
-        estimator=estimator,
-        target_head=target_head,
-        on_progress=lambda n, total: report(n, total, "gains on the calibration prompts"),
-    )
-    trials = [tli_trial(temperatures), *trials_of(chosen_recipes, fitted, table, estimator)]
-    chosen, reason = choose(trials, table, chosen_recipes)
+    places: dict[int, GainPlace] = {}
+    for is_fitted in (False, True):
+        own = [i for i, recipe in enumerate(chosen_recipes) if recipe.is_fitted == is_fitted]
+        if own:
+            table = gain_table(
+                {t: part[1:2] if is_fitted else part[:2] for t, part in parts.items()},
+                head,
+                [fitted[i][0] for i in own],
+                estimator=estimator,
+                target_head=target_head,
+                on_progress=lambda n, total: report(n, total, "gains on the calibration prompts"),
+            )
+            places |= {i: GainPlace(table, column) for column, i in enumerate(own)}
+    gains = [places[i] for i in range(len(chosen_recipes))]
+    trials = [tli_trial(temperatures), *trials_of(chosen_recipes, fitted, gains, estimator)]
+    chosen, reason = choose(trials, gains, chosen_recipes)
     held_out = {t: part[2] for t, part in parts.items()}
     trials = compared(
         trials,
