@@ -57,3 +57,17 @@ def test_out_of_vocabulary_sampling() -> None:
     assert "smol_qwen/respelled" in tables
     for name, table in tables.items():
         assert f"<!-- {name} -->\n\n{table}\n\n<!-- end -->" in text, f"{name}: benchmarks/rdk/tables.py --write"
+
+
+def test_seeded_faults_through_the_black_box() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "conformance" / "faults.py"))
+    found, text = recorded("conformance/faults.json"), page("conformance.md")
+    assert script["markdown"](found) in text
+    assert script["false_alarms"](found) in text
+    assert [row["fault"] for row in found["faults"]] == list(script["FAULTS"])
+    assert [row["fault"] for row in found["harmless"]] == list(script["HARMLESS"])
+
+
+def test_rounding() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "conformance" / "rounding.py"))
+    assert script["markdown"](recorded("conformance/rounding.json")) in page("conformance.md")

@@ -88,6 +88,12 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def false_alarms(result: dict[str, Any]) -> str:
+    """The sentence below the table."""
+    null = result["null"]
+    return f"alarms in {null['n_runs']} runs of {null['n_samples']} outputs: {null['alarms']}"
+
+
 def _outputs(found: list[int | None]) -> str:
     seen = [one for one in found if one is not None]
     if not seen:
@@ -105,7 +111,7 @@ def main() -> None:
     torch.set_num_threads(1)
     result = measure(arguments.repeats, arguments.null_runs)
     arguments.output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(markdown(result))
+    print(f"{markdown(result)}\n\n{false_alarms(result)}")
 
 
 if __name__ == "__main__":

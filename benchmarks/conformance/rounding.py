@@ -78,6 +78,19 @@ def compare(exact: Tensor, other: Tensor, unit: float) -> dict[str, Any]:
     }
 
 
+def markdown(result: dict[str, Any]) -> str:
+    """The table of what rounding moved."""
+    names = ("log odds of a set: mean", "root mean square", "99 %", "largest", "largest logit error")
+    head = ("read token by token in", *names, "as multiple of u · s")
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for name in UNITS:
+        row = result[name]
+        cells = [row[key] for key in ("log_odds_rms", "log_odds_99", "log_odds_max", "logit_max", "growth_max")]
+        words = [f"{value:.2g}" if value >= 0.01 else f"{value:.5f}" for value in cells]
+        lines.append(f"| {name} | {row['log_odds_mean']:.4f} | {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", required=True)
@@ -102,7 +115,7 @@ def main() -> None:
         "environment": describe_environment(torch.device("cpu")),
     }
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({name: result[name] for name in UNITS}, indent=1))
+    print(markdown(result))
 
 
 if __name__ == "__main__":

@@ -19,13 +19,12 @@ from outlex.cli.options import (
 from outlex.cli.output import emit_json, say, stdout_console
 from outlex.cli.progress import Ticker
 from outlex.cli.results import bench_json
+from outlex.cli.sampling_options import SAMPLING_PANEL, MinPOption, TopKOption, TopPOption
 
 if TYPE_CHECKING:
     from outlex.bench import BenchConfig, BenchResult
 
 __all__ = ["bench"]
-
-_SAMPLING = "How tokens are drawn"
 
 
 def bench(
@@ -83,14 +82,14 @@ def bench(
         typer.Option(
             "--temperature",
             help="May be given several times. Default: 0 (greedy) and 1.",
-            rich_help_panel=_SAMPLING,
+            rich_help_panel=SAMPLING_PANEL,
         ),
     ] = None,
-    top_k: Annotated[int, typer.Option("--top-k", help="0 is off.", rich_help_panel=_SAMPLING)] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", help="1 is off.", rich_help_panel=_SAMPLING)] = 1.0,
-    min_p: Annotated[float, typer.Option("--min-p", help="0 is off.", rich_help_panel=_SAMPLING)] = 0.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
     seed: Annotated[
-        int, typer.Option("--seed", help="Of the first run; the others follow.", rich_help_panel=_SAMPLING)
+        int, typer.Option("--seed", help="Of the first run; the others follow.", rich_help_panel=SAMPLING_PANEL)
     ] = 0,
     as_json: JsonOption = False,
     dtype: DtypeOption = "auto",

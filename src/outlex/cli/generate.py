@@ -20,11 +20,11 @@ from outlex.cli.options import (
 )
 from outlex.cli.output import emit_json
 from outlex.cli.request import ProposalName, Request
+from outlex.cli.sampling_options import SAMPLING_PANEL, MinPOption, RepetitionPenaltyOption, TopKOption, TopPOption
 from outlex.errors import InputError
 
 __all__ = ["generate"]
 
-_SAMPLING = "How tokens are drawn"
 _DRAFTING = "How tokens are drafted"
 
 
@@ -52,17 +52,17 @@ def generate(
     stop: Annotated[
         list[str] | None, typer.Option("--stop", help="Text that ends the output; can be given repeatedly.")
     ] = None,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.", rich_help_panel=_SAMPLING)] = 0.0,
-    top_k: Annotated[int, typer.Option("--top-k", help="0 is off.", rich_help_panel=_SAMPLING)] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", help="1 is off.", rich_help_panel=_SAMPLING)] = 1.0,
-    min_p: Annotated[float, typer.Option("--min-p", help="0 is off.", rich_help_panel=_SAMPLING)] = 0.0,
-    repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", help="1 is off.", rich_help_panel=_SAMPLING)
-    ] = 1.0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="0 is greedy.", rich_help_panel=SAMPLING_PANEL)
+    ] = 0.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: RepetitionPenaltyOption = 1.0,
     seed: Annotated[
         int | None,
         typer.Option(
-            "--seed", help="Repeats a sampled output; drawn and shown if left out.", rich_help_panel=_SAMPLING
+            "--seed", help="Repeats a sampled output; drawn and shown if left out.", rich_help_panel=SAMPLING_PANEL
         ),
     ] = None,
     draft_len: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,14 +11,14 @@ import typer
 from outlex.cli.failures import EXIT_OTHER
 from outlex.cli.map_options import NTargetOption, ReadAs, ReadAsOption, StatsOption, TokenizerOption
 from outlex.cli.options import DeviceOption, DtypeOption, JsonOption, Machine, ThreadsOption
-from outlex.cli.output import emit_json
-from outlex.errors import ArtifactError, InputError
+from outlex.cli.output import emit_json, say
+from outlex.errors import ArtifactError, InputError, MismatchError, VocabError
 
 __all__ = ["inspect"]
 
 _RECOGNISED = (
     "a directory of `outlex trim` or `outlex fit-head` (or a sub-vocabulary), a JSON result of `outlex bench` or"
-    " `outlex demo`, a token map (.pt, .json or .txt with ids), an EAGLE-3, speculators or Medusa checkpoint,"
+    " `outlex demo`, a token map (.pt, .json or .txt with ids), a checkpoint of EAGLE, EAGLE-3, speculators or Medusa,"
     " a model directory, a .gguf file, a catalogue name or a Hub id"
 )
 
@@ -73,12 +73,16 @@ def inspect(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
-    """Say what something is: a trimmed drafter, a fitted head, a token map of any engine, a benchmark result, a model.
+    """Say what something is: a trimmed drafter, a fitted head, a token map of any engine, an EAGLE drafter, a benchmark
+    result, a model.
 
     Token maps are the lists of SGLang and FR-Spec, EAGLE-3, speculators and Medusa checkpoints, GGUF files with d2t,
     and the files of ModelOpt, NeMo Automodel and SpecForge. It says how the map is spelled, which must-keep tokens it
     lacks, what share of counted text it covers, whether it fits a target, and what each engine would do with it. The
     exit code is 1 if it does not fit.
+
+    For an EAGLE drafter it says as well which layers of the target it reads, how wide it is, which tokens it can draft
+    and whose drafter it is.
 
     For a model it says whether a trimmed head can pay; a model that is not on this machine is fetched first.
 
@@ -103,6 +107,8 @@ def inspect(
     place = Path(path).expanduser()
     if (place / MANIFEST).exists():
         _artifact(config, place, as_json=as_json)
+    elif _is_eagle(place):
+        _eagle(config, place, as_json=as_json)
     elif place.exists() and _is_map(place):
         _map(config, place, as_json=as_json)
     elif place.is_file() and place.suffix != ".gguf":
@@ -125,8 +131,49 @@ def _map(config: InspectConfig, place: Path, *, as_json: bool) -> None:
 
     description = _describe_map(config, place, target=config.target)
     _show(description, as_json, print_map)
-    if description["target"] is not None and description["target"]["verdict"] == "no":
+    _exit_unless_it_fits(description)
+
+
+def _exit_unless_it_fits(as_map: dict[str, Any]) -> None:
+    if as_map["target"] is not None and as_map["target"]["verdict"] == "no":
         raise typer.Exit(EXIT_OTHER)
+
+
+def _is_eagle(place: Path) -> bool:
+    from outlex.formats.eagle_checkpoint import is_eagle_directory
+
+    return is_eagle_directory(place)
+
+
+def _eagle(config: InspectConfig, place: Path, *, as_json: bool) -> None:
+    from outlex.cli.inspect_eagle import describe_eagle, print_eagle
+    from outlex.formats.eagle_checkpoint import has_draft_map
+
+    target = None if config.target is None else config.machine.load(config.target)
+    try:
+        description = describe_eagle(place, target=target)
+    except (ArtifactError, VocabError) as error:
+        is_of_another = target is not None and isinstance(error, MismatchError)
+        if is_of_another or not has_draft_map(place):
+            raise
+        why = f"{error.what}: {error.got}" if error.got is not None else error.what
+        say(f"outlex cannot run this drafter, so here is its map alone. {why}. {error.next_step}", style="yellow")
+        _map(config, place, as_json=as_json)
+        return
+    as_map = None
+    if description["drafter"]["drafts_all"]:
+        config.refuse_map_options("a drafter that can draft every token")
+    else:
+        goal = description["target"]
+        if goal is not None and goal["tokenizer_is_proven"] and config.tokenizer is None:
+            config = replace(config, tokenizer=config.target)
+        as_map = _describe_map(config, place, target=config.target)
+    if as_json:
+        emit_json({**description, "map": as_map})
+    else:
+        print_eagle(description, as_map)
+    if as_map is not None:
+        _exit_unless_it_fits(as_map)
 
 
 def _describe_map(config: InspectConfig, place: Path, *, target: str | None) -> dict[str, Any]:

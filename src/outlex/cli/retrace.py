@@ -19,6 +19,7 @@ from outlex.cli.options import (
 )
 from outlex.cli.progress import Ticker
 from outlex.cli.trace import resumable, show
+from outlex.errors import InputError
 
 if TYPE_CHECKING:
     from outlex.calibration.traces import TraceSet
@@ -62,7 +63,8 @@ def retrace(
     """Trace another drafter on texts that are traced already.
 
     The target is not run again: its states, its text and its temperature stay as they are, and only the new drafter
-    reads. Two drafters on the same texts can be compared position by position.
+    reads. Two drafters on the same texts can be compared position by position. An EAGLE drafter reads more of the
+    target than traces hold: `outlex trace` takes it.
 
     \b
     Example:
@@ -83,7 +85,17 @@ def _run(config: RetraceConfig) -> TraceSet:
     from outlex.calibration.retrace import retrace as run
     from outlex.calibration.trace_files import find_header
     from outlex.calibration.traces import TraceSet
+    from outlex.formats.eagle_checkpoint import is_eagle_directory
 
+    if is_eagle_directory(config.drafter):
+        raise InputError(
+            "An EAGLE drafter cannot be retraced: it reads hidden states of the target at every token of the prompt and"
+            " from several layers, and traces hold the last ones of the answers",
+            got=f"--drafter {config.drafter}",
+            expected=MODEL_HELP,
+            next_step="let the target read as well: outlex trace --target TARGET --drafter"
+            f" {config.drafter} --prompts PROMPTS -o {config.output}",
+        )
     find_header(config.output)  # refuses a wrong place before anything is loaded
     traces = TraceSet.load(config.traces)
     drafter = config.machine.load(config.drafter)

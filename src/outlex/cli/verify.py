@@ -12,11 +12,11 @@ import typer
 from outlex.cli.options import MODEL_HELP, DeviceOption, JsonOption, Machine, ThreadsOption
 from outlex.cli.output import emit_json, say
 from outlex.cli.progress import Ticker
+from outlex.cli.sampling_options import SAMPLING_PANEL, MinPOption, RepetitionPenaltyOption, TopKOption, TopPOption
 from outlex.errors import InputError
 
 __all__ = ["EngineName", "verify"]
 
-_SAMPLING = "The law that is asked for"
 _DRAFTING = "How the engine drafts"
 _TEST = "How hard it is looked at"
 
@@ -42,8 +42,8 @@ def verify(
         str | None,
         typer.Option(
             "--drafter",
-            help="The drafter; without one the engine decodes alone, which is the control. vllm and openai have theirs"
-            " already: it only sharpens the test.",
+            help="The drafter, a model or an EAGLE directory; without one the engine decodes alone, which is the"
+            " control. vllm and openai have theirs already: it only sharpens the test.",
         ),
     ] = None,
     trimmed: Annotated[
@@ -90,14 +90,12 @@ def verify(
         float, typer.Option("--timeout", min=1, help="openai: seconds for one request.", rich_help_panel=_DRAFTING)
     ] = 120.0,
     temperature: Annotated[
-        float, typer.Option("--temperature", help="0 checks greedy outputs alone.", rich_help_panel=_SAMPLING)
+        float, typer.Option("--temperature", help="0 checks greedy outputs alone.", rich_help_panel=SAMPLING_PANEL)
     ] = 1.0,
-    top_k: Annotated[int, typer.Option("--top-k", help="0 is off.", rich_help_panel=_SAMPLING)] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", help="1 is off.", rich_help_panel=_SAMPLING)] = 1.0,
-    min_p: Annotated[float, typer.Option("--min-p", help="0 is off.", rich_help_panel=_SAMPLING)] = 0.0,
-    repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", help="1 is off.", rich_help_panel=_SAMPLING)
-    ] = 1.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: RepetitionPenaltyOption = 1.0,
     prompts: Annotated[
         Path | None,
         typer.Option(

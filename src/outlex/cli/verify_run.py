@@ -24,7 +24,9 @@ from outlex.conformance.reference import ModelReference
 from outlex.decode.decoder import SpeculativeDecoder
 from outlex.demo.prompts import PROMPTS
 from outlex.drafters import TrimmedDrafter, load_draft_head
+from outlex.drafters.eagle import EagleDrafter
 from outlex.errors import InputError
+from outlex.formats.eagle_checkpoint import is_eagle_directory, load_drafter
 from outlex.vocab.tokenizer_facts import check_same_tokenizer, facts_of
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ class Subject:
         engine: the black box.
         target: the reference's model, in float32.
         reference: its law.
-        drafter: the drafter's law, where it can be loaded.
+        drafter: the drafter's law, where it can be loaded; None for an EAGLE drafter, whose law hangs on where blocks
+            began.
         draft_ids: tokens that can be drafted, where they are known and not all.
     """
 
@@ -98,27 +101,55 @@ def build(plan: Plan) -> Subject:
     settings = json_settings(plan.engine_args, "--engine-args")
     trimmed = None if plan.trimmed is None else load_draft_head(plan.trimmed)
     source = plan.drafter or (None if trimmed is None else trimmed.base_source)
+    _check_transformers(plan, source)
     target = plan.machine.load(plan.target)
     reference = ModelReference(target)
-    drafter = None if source is None else target if source == plan.target else plan.machine.load(source)
-    if drafter is not None:
+    drafter = _drafter(plan, source, target)
+    law = None
+    if drafter is not None and not isinstance(drafter, EagleDrafter):
         check_same_tokenizer(facts_of(target.tokenizer), facts_of(drafter.tokenizer), remedy="")
+        if drafter is not target:  # a drafter that is the target prefers nothing
+            law = ModelReference(drafter, n_target=reference.n_target)
     if isinstance(trimmed, TrimmedDrafter):
         trimmed.vocab.check_tokenizer(facts_of(target.tokenizer))
     return Subject(
         engine=_engine(plan, target, drafter, trimmed, speculative, settings),
         target=target,
         reference=reference,
-        # a drafter that is the target prefers nothing
-        drafter=None if drafter is None or drafter is target else ModelReference(drafter, n_target=reference.n_target),
-        draft_ids=trimmed.vocab.draft_to_target if isinstance(trimmed, TrimmedDrafter) else None,
+        drafter=law,
+        draft_ids=_draft_ids(drafter, trimmed),
     )
+
+
+def _check_transformers(plan: Plan, source: str | None) -> None:
+    if plan.engine != "transformers":
+        return
+    is_eagle = source is not None and is_eagle_directory(source)
+    if is_eagle or plan.trimmed is not None:
+        raise InputError(
+            f"transformers' own assisted generation takes no {'EAGLE' if is_eagle else 'trimmed'} drafter",
+            got=f"--trimmed {plan.trimmed}" if plan.trimmed is not None else f"--drafter {source}",
+            expected="a model as --drafter, or --prompt-lookup",
+            next_step="verify outlex: its hook for transformers runs the same loop",
+        )
+
+
+def _drafter(plan: Plan, source: str | None, target: LanguageModel) -> LanguageModel | EagleDrafter | None:
+    if source is None or source == plan.target:
+        return None if source is None else target
+    return load_drafter(source, target=target, load=plan.machine.load)
+
+
+def _draft_ids(drafter: LanguageModel | EagleDrafter | None, trimmed: DraftHeadArtifact | None) -> Tensor | None:
+    if isinstance(trimmed, TrimmedDrafter):
+        return trimmed.vocab.draft_to_target
+    return drafter.checkpoint.draft_to_target if isinstance(drafter, EagleDrafter) else None
 
 
 def _engine(
     plan: Plan,
     target: LanguageModel,
-    drafter: LanguageModel | None,
+    drafter: LanguageModel | EagleDrafter | None,
     trimmed: DraftHeadArtifact | None,
     speculative: dict[str, object] | None,
     settings: dict[str, object] | None,
@@ -136,18 +167,12 @@ def _engine(
             timeout_s=plan.timeout_s,
         )
     if plan.engine_dtype != "float32":  # models of its own, in that type
-        machine = replace(plan.machine, dtype=plan.engine_dtype)
+        plan = replace(plan, machine=replace(plan.machine, dtype=plan.engine_dtype))
         same = drafter is target
-        target = machine.load(plan.target)
-        drafter = None if drafter is None else target if same else machine.load(drafter.source)
+        target = plan.machine.load(plan.target)
+        drafter = target if same else _drafter(plan, None if drafter is None else drafter.source, target)
     if plan.engine == "transformers":
-        if trimmed is not None:
-            raise InputError(
-                "transformers' own assisted generation takes no trimmed drafter",
-                got=f"--trimmed {plan.trimmed}",
-                expected="--drafter, or --prompt-lookup",
-                next_step="verify outlex: its hook for transformers runs the same loop",
-            )
+        assert not isinstance(drafter, EagleDrafter)  # refused before anything was loaded
         return TransformersEngine(target, drafter, prompt_lookup=plan.prompt_lookup, draft_len=plan.draft_len)
     return OutlexEngine(SpeculativeDecoder(target, drafter, trimmed=trimmed, draft_len=plan.draft_len))
 

@@ -26,14 +26,14 @@ from outlex.eagle.module import EagleModule
 from outlex.errors import ArtifactError
 from outlex.formats.base import Reading
 from outlex.formats.eagle3 import read_draft_map
-from outlex.formats.eagle_settings import OWN_SECTION, is_eagle3, is_speculators, settings_of, written_settings
+from outlex.formats.eagle_settings import is_eagle3, is_speculators, own_section, settings_of, written_settings
 from outlex.formats.source import Source
 from outlex.formats.writing import write_directory
 
 if TYPE_CHECKING:
     from outlex.models.language_model import LanguageModel
 
-__all__ = ["is_eagle_directory", "load_drafter", "load_eagle", "read_eagle", "save_eagle"]
+__all__ = ["has_draft_map", "is_eagle_directory", "load_drafter", "load_eagle", "read_eagle", "save_eagle"]
 
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 _MAP = ("d2t", "t2d")
@@ -55,6 +55,16 @@ def is_eagle_directory(path: str | os.PathLike[str]) -> bool:
     if is_speculators(source):
         return source.config["speculators_model_type"] in ("eagle", "eagle3")
     return "speculators_config" not in source.config and (is_eagle3(source) or source.has_tensor("fc.weight"))
+
+
+def has_draft_map(path: str | os.PathLike[str]) -> bool:
+    """Whether the directory of an EAGLE drafter says which tokens it drafts, be it all of them.
+
+    Raises:
+        ArtifactError: its `config.json` is damaged.
+    """
+    source = Source(Path(path).expanduser())
+    return source.config.get("draft_vocab_size") is not None or any(map(source.has_tensor, _MAP))
 
 
 def read_eagle(path: str | os.PathLike[str], *, target: LanguageModel | None = None) -> EagleCheckpoint:
@@ -86,13 +96,13 @@ def read_eagle(path: str | os.PathLike[str], *, target: LanguageModel | None = N
     config = settings_of(source, has_part=names.__contains__, n_draft=None if ids is None else len(ids), target=target)
     module = EagleModule(config)
     _fill(module, source, names)
-    own = source.config.get(OWN_SECTION) or {}
+    provenance = own_section(source).get("provenance")
     return EagleCheckpoint(
         module=module,
         embedding=_matrix(source, names.get(_EMBEDDING)),
         head=_matrix(source, names.get(_HEAD)),
         draft_to_target=ids,
-        provenance=own.get("provenance") or {},
+        provenance=provenance if isinstance(provenance, dict) else {},
     )
 
 

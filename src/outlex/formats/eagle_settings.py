@@ -22,9 +22,9 @@ from outlex.models.catalogue import CATALOGUE
 if TYPE_CHECKING:
     from outlex.models.language_model import LanguageModel
 
-__all__ = ["OWN_SECTION", "is_eagle3", "is_speculators", "settings_of", "written_settings"]
+__all__ = ["is_eagle3", "is_speculators", "own_section", "settings_of", "written_settings"]
 
-OWN_SECTION = "outlex"
+_OWN_SECTION = "outlex"
 _LAYER_TYPES = ("llama", "qwen2", "qwen3")
 _AUX = "eagle_aux_hidden_state_layer_ids"
 
@@ -134,7 +134,7 @@ def written_settings(
             "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": 4}],
             "verifier": {"name_or_path": verifier, "architectures": []},
         },
-        OWN_SECTION: {"target": vars(target).copy(), "provenance": dict(provenance)},
+        _OWN_SECTION: {"target": vars(target).copy(), "provenance": dict(provenance)},
     }
     if config.kind == "eagle":
         return settings | {"layernorms": False, "fusion_bias": config.fc_bias}
@@ -186,32 +186,52 @@ def _layer_config(source: Source) -> Any:
         ) from error
 
 
+def own_section(source: Source) -> dict[str, Any]:
+    """What outlex wrote for itself; empty in checkpoints of other programs.
+
+    Raises:
+        ArtifactError: it is no section.
+    """
+    own = source.config.get(_OWN_SECTION)
+    if own is not None and not isinstance(own, dict):
+        raise _damaged(source, f"{own!r:.60}", "a section of config.json")
+    return own or {}
+
+
 def _identity(source: Source, layer: Any, target: LanguageModel | None) -> TargetIdentity:
-    own = source.config.get(OWN_SECTION)
-    stored = own.get("target") if isinstance(own, dict) else None
-    if isinstance(stored, dict):
+    stored = own_section(source).get("target")
+    if stored is not None:
         try:
             said = TargetIdentity(**stored)
         except TypeError as error:
-            raise ArtifactError(
-                f"The section {OWN_SECTION!r} of {source.path} is damaged",
-                got=str(error)[:120],
-                expected=", ".join(TargetIdentity.__dataclass_fields__),
-                next_step="save the drafter again, or take the section out of config.json",
-            ) from error
+            raise _damaged(source, str(error)[:120], ", ".join(TargetIdentity.__dataclass_fields__)) from error
     else:
-        verifier = (source.config.get("speculators_config") or {}).get("verifier") or {}
-        name = verifier.get("name_or_path")
+        section = source.config.get("speculators_config")
+        verifier = section.get("verifier") if isinstance(section, dict) else None
+        name = verifier.get("name_or_path") if isinstance(verifier, dict) else None
         said = TargetIdentity(
             name=str(name or "its target"),
             source=name,
             hidden_size=source.config.get("target_hidden_size") or layer.hidden_size,
-            n_rows=int(layer.vocab_size),
+            n_rows=layer.vocab_size,
         )
+    sizes = (said.hidden_size, said.n_rows, 1 if said.n_layers is None else said.n_layers)
+    words = (said.name, said.source or "", said.tokenizer_fingerprint or "")
+    if not all(type(size) is int and size > 0 for size in sizes) or not all(isinstance(word, str) for word in words):
+        raise _damaged(source, f"{vars(said)!r:.200}", "sizes above 0, and names")
     if target is None:
         return said
     said.check(target)
     return TargetIdentity.of(target)
+
+
+def _damaged(source: Source, got: str, expected: str) -> ArtifactError:
+    return ArtifactError(
+        f"What {source.path} says about its target is damaged",
+        got=got,
+        expected=expected,
+        next_step=f"save the drafter again; if it is the section {_OWN_SECTION!r}, take the section out of config.json",
+    )
 
 
 def _last(source: Source, target: TargetIdentity) -> tuple[int, ...]:
@@ -243,7 +263,7 @@ def _known_layers(source: Source, target: TargetIdentity) -> int:
         raise MismatchError(
             f"{source.path} does not say how many layers its target has",
             expected="the target, loaded",
-            next_step="give the target: load_eagle(PATH, target=load_model(TARGET))",
+            next_step="give the target: --target MODEL, or load_eagle(PATH, target=load_model(TARGET)) in Python",
         )
     return target.n_layers
 
