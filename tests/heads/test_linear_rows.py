@@ -57,6 +57,6 @@ def test_under_autocast_the_dtypes_may_differ() -> None:
 def test_it_can_be_trained_through() -> None:
     x, weight, bias = made(1, torch.bfloat16)
     weight.requires_grad_()
-    linear(x, weight, bias).sum().backward()
+    linear(x, weight, bias).sum().backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
     torch.testing.assert_close(weight.grad, x.expand_as(weight))
