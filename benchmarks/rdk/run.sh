@@ -23,7 +23,7 @@ run() { # name, traces, output, options...
 mkdir -p "$out/qwen_pair" "$out/smol_qwen"
 # step times first, while the machine is cool and nothing else of this script is in memory
 run scaling "$qwen" qwen_pair --limit 42
-run pruning "$qwen" qwen_pair --tokens "$ranking" --limit 72 --pruned 0.5 --pruned 0.9 --pruned 0.99 --pruned 0.999
+run pruning "$qwen" qwen_pair --tokens "$ranking" --limit 56 --pruned 0.9 --pruned 0.99 --pruned 0.999
 run priors "$qwen" qwen_pair --tokens "$ranking" --limit 56
 run decomposition "$qwen" qwen_pair --tokens "$ranking" --limit 56 --pruned 0.9 --pruned 0.99
 run cascade "$qwen" qwen_pair --tokens "$ranking" --limit 56 --pruned 0.9 --pruned 0.99
@@ -32,6 +32,8 @@ run skewed "$qwen" qwen_pair --limit 96 --proposal clusters
 
 # nothing pruned: what the drafter lacks of the target's tokens, and what the target lacks of the drafter's
 run pruning "$smol" smol_qwen --pruned 0 --pruned 0.9
+run cascade "$smol" smol_qwen --pruned 0.9 --limit 56
+run skewed "$smol" smol_qwen --pruned 0 --limit 96 --proposal respelled
 run priors "$smol" smol_qwen --pruned 0 --limit 56
 run decomposition "$smol" smol_qwen --pruned 0 --proposal respelled
 run greedy "$smol" smol_qwen --pruned 0 --proposal respelled

@@ -45,19 +45,25 @@ def main(arguments: list[str] | None = None) -> None:
         texts = read_texts([features], layers=module.config.feature_layers, width=target.hidden_size)
         for record, text in zip(records, texts, strict=True):
             kinds.setdefault(record["kind"], []).append(text)
-    found: dict[str, dict[str, Estimate]] = {}
-    kinds["all"] = [text for texts in kinds.values() for text in texts]
-    for kind, texts in kinds.items():
-        sums = measure_acceptance(
+    sums_of = {
+        kind: measure_acceptance(
             module,
             texts,
             embedding=target.model.get_input_embeddings().weight,
             head=target.model.get_output_embeddings().weight,
             n_steps=_STEPS,
         )
+        for kind, texts in kinds.items()
+    }
+    n_texts = {kind: len(texts) for kind, texts in kinds.items()}
+    n_texts["all"] = sum(n_texts.values())
+    names = list(next(iter(sums_of.values())))
+    sums_of["all"] = {name: [pair for sums in sums_of.values() for pair in sums[name]] for name in names}
+    found: dict[str, dict[str, Estimate]] = {}
+    for kind, sums in sums_of.items():
         found[kind] = {name: clustered_ratio(*zip(*pairs, strict=True)) for name, pairs in sums.items() if pairs}
         shown = "  ".join(f"{name} {e.value:.3f} ({e.low:.3f} to {e.high:.3f})" for name, e in found[kind].items())
-        print(f"{kind} ({len(texts)} texts): {shown}", flush=True)
+        print(f"{kind} ({n_texts[kind]} texts): {shown}", flush=True)
     if args.json is not None:
         write_json(args.json, {kind: {name: asdict(e) for name, e in row.items()} for kind, row in found.items()})
 
