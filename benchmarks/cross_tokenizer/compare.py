@@ -4,8 +4,8 @@
 
 All methods take turns on each prompt in one process, in another order each time, so that what the machine does hits all
 alike. transformers drafts by token-level intersection where it samples (`UniversalSpeculativeDecodingGenerator`) and by
-the drafted text, encoded anew, where it is greedy (`AssistedCandidateGeneratorDifferentTokenizers`). It cuts its
-drafter's LM head down to the intersection, so it gets a copy of its own.
+the drafted text, encoded anew, where it is greedy (`AssistedCandidateGeneratorDifferentTokenizers`). Where it samples it
+cuts embedding and LM head of its drafter down to the intersection for good, so it gets a copy for each of the two.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def main() -> None:
         "outlex, respelled": of_outlex(
             SpeculativeDecoder(target, ours, proposal=ours.respelled(), draft_len=args.draft_len)
         ),
-        "transformers": of_transformers(target, load_model(args.drafter, dtype=args.dtype), draft_len=args.draft_len),
+        "transformers": of_transformers(
+            target, *(load_model(args.drafter, dtype=args.dtype) for _ in range(2)), draft_len=args.draft_len
+        ),
     }
     rows = []
     prompts = read_prompts(args.prompts, limit=args.n_prompts)
@@ -90,13 +92,15 @@ def of_outlex(decoder: SpeculativeDecoder) -> Run:
     return run
 
 
-def of_transformers(target: LanguageModel, drafter: LanguageModel, *, draft_len: int) -> Run:
+def of_transformers(
+    target: LanguageModel, greedy_drafter: LanguageModel, sampling_drafter: LanguageModel, *, draft_len: int
+) -> Run:
     from transformers import GenerationConfig
 
-    assistant = drafter.model
-    assistant.generation_config = GenerationConfig(
-        num_assistant_tokens=draft_len, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0
-    )
+    for drafter in (greedy_drafter, sampling_drafter):
+        drafter.model.generation_config = GenerationConfig(
+            num_assistant_tokens=draft_len, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0
+        )
     model: Any = target.model
 
     def run(ids: list[int], params: SamplingParams, n: int, seed: int) -> dict[str, Any]:
@@ -106,6 +110,7 @@ def of_transformers(target: LanguageModel, drafter: LanguageModel, *, draft_len:
             nonlocal passes
             passes += 1
 
+        drafter = greedy_drafter if params.greedy else sampling_drafter
         handle, own = model.register_forward_pre_hook(count), model.generation_config
         law = {} if params.greedy else {"temperature": params.temperature, "top_k": 0, "top_p": 1.0}
         stops = sorted(target.stop_ids)
@@ -122,7 +127,7 @@ def of_transformers(target: LanguageModel, drafter: LanguageModel, *, draft_len:
                     pad_token_id=stops[0],
                     **law,
                 ),
-                assistant_model=assistant,
+                assistant_model=drafter.model,
                 tokenizer=target.tokenizer,
                 assistant_tokenizer=drafter.tokenizer,
             )
