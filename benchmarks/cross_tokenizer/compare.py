@@ -4,8 +4,8 @@
 
 All methods take turns on each prompt in one process, in another order each time, so that what the machine does hits all
 alike. transformers drafts by token-level intersection where it samples (`UniversalSpeculativeDecodingGenerator`) and by
-the drafted text, encoded anew, where it is greedy (`AssistedCandidateGeneratorDifferentTokenizers`). Where it samples it
-cuts embedding and LM head of its drafter down to the intersection for good, so it gets a copy for each of the two.
+the drafted text, encoded anew, where it is greedy (`AssistedCandidateGeneratorDifferentTokenizers`). Sampling, it cuts
+embedding and LM head of its drafter down to the intersection for good, so it gets a copy for each of the two.
 """
 
 from __future__ import annotations

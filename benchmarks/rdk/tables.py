@@ -66,7 +66,7 @@ def decomposition(body: dict[str, Any]) -> str:
 
 
 def scaling(body: dict[str, Any]) -> str:
-    """RDK exact beside its first order; then draft steps at the pair's own width, and how they grow from 2^14 tokens."""
+    """RDK exact beside its first order; then draft steps at the pair's own width, and their growth from 2^14 tokens."""
     from outlex.experiments.scaling import slope
 
     quality = [row for row in body["rows"] if row["part"] == "quality"]

@@ -85,6 +85,8 @@ def _pruning() -> dict[str, Any]:
 
 def _skewed() -> dict[str, Any]:
     rows = [row for row in _sampler_rows(setting="Zipf, exponent 1", n_draft=256) if row["domain"] == "all"]
+    rare = [row for row in _sampler_rows(setting="rare text", n_draft=256) if row["domain"] == "all"]
+    rows += [{key: value for key, value in row.items() if key != "weights"} for row in rare]
     return _experiment("skewed", ["setting", "n_draft", "sampler", "alpha", "gain"], rows)
 
 

@@ -59,6 +59,7 @@ def _rare_rows(found: Comparison, setup: Setup, size: int) -> list[dict[str, Any
             "domain": "all",
             "n": int(kept.sum()),
             "sampler": trial.label,
+            "weights": None if trial.weights is None else [list(row) for row in trial.weights],
             "chosen": trial is found.chosen,
             "alpha": interval(by_prompt(trial.betas[setup.temperature], traces, kept=kept)),
             "gain": interval(by_prompt(trial.betas[setup.temperature] - base, traces, kept=kept)),

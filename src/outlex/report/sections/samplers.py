@@ -220,8 +220,9 @@ def _without_ends(rows: Rows) -> tuple[tuple[float, Value], ...]:
 
 
 def _is_tli(row: dict[str, Any]) -> bool:
-    """A mixture that calibration gave no share."""
-    return row["weights"] is not None and not any(weight for weights in row["weights"] for weight in weights)
+    """A mixture that calibration gave no share; rows of rare text did not always say their shares."""
+    shares = row.get("weights")
+    return shares is not None and not any(share for of_one in shares for share in of_one)
 
 
 def _family(row: dict[str, Any]) -> str:
