@@ -31,9 +31,10 @@ run greedy "$qwen" qwen_pair --tokens "$ranking" --limit 56
 run skewed "$qwen" qwen_pair --limit 96 --proposal clusters
 
 # nothing pruned: what the drafter lacks of the target's tokens, and what the target lacks of the drafter's
+run scaling "$smol" smol_qwen --limit 42
 run pruning "$smol" smol_qwen --pruned 0 --pruned 0.9
 run cascade "$smol" smol_qwen --pruned 0.9 --limit 56
-run skewed "$smol" smol_qwen --pruned 0 --limit 96 --proposal respelled
+run skewed "$smol" smol_qwen --pruned 0.9 --limit 56 --proposal clusters
 run priors "$smol" smol_qwen --pruned 0 --limit 56
 run decomposition "$smol" smol_qwen --pruned 0 --proposal respelled
 run greedy "$smol" smol_qwen --pruned 0 --proposal respelled
