@@ -73,7 +73,7 @@ PAIRS: Mapping[str, DemoPair] = MappingProxyType(
             drafter=str(SHIPPED),
             size=8192,
             budget_s=75.0,
-            max_new_tokens=64,
+            max_new_tokens=40,
             baselines=("ar", "transformers-lookup", "transformers-early-exit", "untrimmed"),
         ),
         "qwen": DemoPair(
