@@ -11,6 +11,7 @@ from torch import Tensor
 
 from outlex.calibration.traces import TraceSet
 from outlex.drafters.artifacts import proposal_of, told_apart
+from outlex.drafters.retokenizing import retokenized_head
 from outlex.drafters.trimmed import TrimmedDrafter
 from outlex.errors import InputError, MismatchError
 from outlex.heads.linear import LinearHead, trim_head
@@ -118,6 +119,11 @@ def candidates_for(
             )
         if shared is None:
             ids = vocab.with_target_width(target_head.n_rows).draft_to_target
+        elif isinstance(given, TrimmedDrafter) and not isinstance(proposal, Tli):
+            # what is fitted to such a head looks at all of its rows, those that the target lacks as well
+            head = retokenized_head(drafter_head, given, shared=shared)
+            found.append(Candidate(name=name, n_draft=vocab.n_draft, head=head, proposal=proposal))
+            continue
         else:
             ids = shared.to_target(vocab.draft_to_target.to(shared.device)).cpu()
             ids = ids[ids >= 0]  # TLI's law: rows without a token of the target have no mass
