@@ -14,10 +14,12 @@ from outlex.tuning.held_out import by_prompt
 from outlex.tuning.positions import TOKENS_PER_PASS
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from outlex.experiments.setup import Setup
     from outlex.tuning.result import Comparison
 
-__all__ = ["COLUMNS", "QUESTION", "comparison_rows", "notes_of", "run"]
+__all__ = ["COLUMNS", "QUESTION", "comparison_rows", "notes_of", "run", "sampler_rows"]
 
 QUESTION = "How much is accepted as rows are pruned, with each sampler?"
 COLUMNS = ("pruned", "n_draft", "sampler", "chosen", "alpha", "gain", "ceiling", "untrimmed")
@@ -73,21 +75,39 @@ def comparison_rows(
         chosen = torch.tensor([domain in ("all", prompt.domain) for prompt in traces.prompts])
         kept = chosen[index].numpy()
         means = {name: float(np.mean(values[kept])) for name, values in (per_position or {}).items()}
-        for trial in found.trials:
-            beta, base = trial.betas[temperature], found.trials[0].betas[temperature]
-            rows.append(
-                {
-                    **common,
-                    "domain": domain,
-                    "sampler": trial.label,
-                    "weights": None if trial.weights is None else [list(row) for row in trial.weights],
-                    "chosen": trial is found.chosen,
-                    "alpha": interval(by_prompt(beta, traces, kept=kept)),
-                    "gain": interval(by_prompt(beta - base, traces, kept=kept)),
-                    **means,
-                }
-            )
+        rows += sampler_rows(found, temperature, kept, common={**common, "domain": domain}, extra=means)
     return rows
+
+
+def sampler_rows(
+    found: Comparison,
+    temperature: float,
+    kept: npt.NDArray[np.bool_],
+    *,
+    common: dict[str, Any],
+    extra: dict[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """One row a sampler.
+
+    Args:
+        found: what was compared.
+        temperature: of it.
+        kept: bool [n_positions], the positions that count.
+        common, extra: entries of every row, the first ones and the last ones.
+    """
+    traces, base = found.held_out[temperature], found.trials[0].betas[temperature]
+    return [
+        {
+            **common,
+            "sampler": trial.label,
+            "weights": trial.weight_rows,
+            "chosen": trial is found.chosen,
+            "alpha": interval(by_prompt(trial.betas[temperature], traces, kept=kept)),
+            "gain": interval(by_prompt(trial.betas[temperature] - base, traces, kept=kept)),
+            **(extra or {}),
+        }
+        for trial in found.trials
+    ]
 
 
 def notes_of(rows: list[dict[str, Any]]) -> list[str]:

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from outlex.errors import InputError
-from outlex.experiments.pruning import comparison_rows, notes_of
-from outlex.experiments.result import interval
-from outlex.tuning.held_out import by_prompt
+from outlex.experiments.pruning import comparison_rows, notes_of, sampler_rows
 from outlex.tuning.settings import TuneSettings, split_prompts
 
 if TYPE_CHECKING:
@@ -51,21 +49,8 @@ def _rare_rows(found: Comparison, setup: Setup, size: int) -> list[dict[str, Any
     kept = (~is_hot[traces.token_ids]).numpy()
     if not kept.any():
         return []
-    base = found.trials[0].betas[setup.temperature]
-    return [
-        {
-            "setting": "rare text",
-            "n_draft": size,
-            "domain": "all",
-            "n": int(kept.sum()),
-            "sampler": trial.label,
-            "weights": None if trial.weights is None else [list(row) for row in trial.weights],
-            "chosen": trial is found.chosen,
-            "alpha": interval(by_prompt(trial.betas[setup.temperature], traces, kept=kept)),
-            "gain": interval(by_prompt(trial.betas[setup.temperature] - base, traces, kept=kept)),
-        }
-        for trial in found.trials
-    ]
+    common = {"setting": "rare text", "n_draft": size, "domain": "all", "n": int(kept.sum())}
+    return sampler_rows(found, setup.temperature, kept, common=common)
 
 
 def _foreign_rows(setup: Setup, name: str, size: int) -> list[dict[str, Any]]:

@@ -53,12 +53,17 @@ class Trial:
     def label(self) -> str:
         return f"{self.name} + tli" if self.weights is not None else self.name
 
+    @property
+    def weight_rows(self) -> list[list[float]] | None:
+        """`weights` as a JSON value."""
+        return None if self.weights is None else [list(row) for row in self.weights]
+
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         return {
             "name": self.name,
             "mode": self.mode,
-            "weights": None if self.weights is None else [list(row) for row in self.weights],
+            "weights": self.weight_rows,
             "fit_s": self.fit_s,
             "n_bytes": self.n_bytes,
             **{
