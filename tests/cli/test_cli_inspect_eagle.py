@@ -108,6 +108,16 @@ def test_a_drafter_that_outlex_cannot_run_still_shows_its_map(tmp_path: Path) ->
     assert "its map alone" in result.stderr
 
 
+def test_a_cut_off_drafter_ends_with_one_message(tmp_path: Path) -> None:
+    place = eagle3(tmp_path / "d")
+    [weights] = place.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-8])
+    result = run("inspect", place)
+    assert result.exit_code == 1
+    assert "copy or download it again" in result.stderr
+    assert "its map alone" not in result.stderr
+
+
 def test_options_of_maps_say_nothing_about_a_drafter_of_all_tokens(drafters: Path) -> None:
     refused = run("inspect", drafters / "eagle3", "--n-target", 5)
     assert refused.exit_code == 2

@@ -127,9 +127,12 @@ def _is_map(place: Path) -> bool:
 
 
 def _map(config: InspectConfig, place: Path, *, as_json: bool) -> None:
+    _show_map(_describe_map(config, place, target=config.target), as_json=as_json)
+
+
+def _show_map(description: dict[str, Any], *, as_json: bool) -> None:
     from outlex.cli.inspect_map import print_map
 
-    description = _describe_map(config, place, target=config.target)
     _show(description, as_json, print_map)
     _exit_unless_it_fits(description)
 
@@ -156,9 +159,10 @@ def _eagle(config: InspectConfig, place: Path, *, as_json: bool) -> None:
         is_of_another = target is not None and isinstance(error, MismatchError)
         if is_of_another or not has_draft_map(place):
             raise
+        alone = _describe_map(config, place, target=config.target)  # a damaged file ends here, with one message
         why = f"{error.what}: {error.got}" if error.got is not None else error.what
         say(f"outlex cannot run this drafter, so here is its map alone. {why}. {error.next_step}", style="yellow")
-        _map(config, place, as_json=as_json)
+        _show_map(alone, as_json=as_json)
         return
     as_map = None
     if description["drafter"]["drafts_all"]:
