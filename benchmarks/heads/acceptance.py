@@ -95,9 +95,14 @@ class Maker:
             **parts,
         )
 
-    def plan(self, budget: float, *, n_joining: int = 0) -> PreviewPlan:
-        """One of those that `outlex fit-head` would try: the highest rank, the most candidates, the most hot rows."""
+    def plan(self, budget: float, *, n_joining: int = 0, most_exact: bool = False) -> PreviewPlan:
+        """One of those that `outlex fit-head` would try: the highest rank, the most candidates, the most hot rows.
+
+        Few rows are exact then; or as many as the budget buys, for laws with long tails.
+        """
         plans = affordable_plans(self.full, max_bytes=int(budget * self.full.n_bytes), n_joining=n_joining)
+        n_exact = max(plan.n_exact for plan in plans) if most_exact else 512
+        plans = [plan for plan in plans if (plan.n_exact == n_exact if most_exact else plan.n_exact <= n_exact)]
         return max(plans, key=lambda plan: (plan.tiers[0].rank, plan.n_candidates, plan.tiers[0].n_rows or 1 << 60))
 
 
@@ -157,7 +162,10 @@ def judge(
 
 def table_heads(make: Maker) -> dict[str, SubVocab | FittedHead]:
     plans = {budget: make.plan(budget) for budget in BUDGETS}
-    space = PreviewSpace.fit(make.full, make.hidden, rank=max(plan.rank for plan in plans.values()))
+    long = {budget: make.plan(budget, most_exact=True) for budget in BUDGETS[1:]}
+    both = {budget: make.plan(budget, n_joining=N_JOINING) for budget in BUDGETS[1:]}
+    rank = max(plan.rank for each in (plans, long, both) for plan in each.values())
+    space = PreviewSpace.fit(make.full, make.hidden, rank=rank)
     svd = plain_svd(make.full, make.hidden, rank=plans[0.05].rank)
     heads: dict[str, SubVocab | FittedHead] = {
         "static list, 25 %": make.static(0.25),
@@ -168,8 +176,9 @@ def table_heads(make: Maker) -> dict[str, SubVocab | FittedHead]:
         "plain SVD, 5 %": make.preview(svd, plans[0.05]),
     }
     heads |= {f"preview, {budget:.0%}": make.preview(space, plan) for budget, plan in plans.items()}
-    for budget in BUDGETS[1:]:
-        plan = make.plan(budget, n_joining=N_JOINING)
+    for budget, plan in long.items():
+        heads[f"preview, {budget:.0%}, {plan.n_exact:,} exact rows"] = make.preview(space, plan)
+    for budget, plan in both.items():
         heads[f"preview and in-context, {budget:.0%}"] = make.preview(space, plan, "both")
     return heads
 

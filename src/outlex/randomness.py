@@ -94,7 +94,7 @@ def inverse_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
     uniforms = uniforms.unsqueeze(-1)
     if m <= _BLOCK:
         running = probs.cumsum(-1, dtype=torch.float64)
-        return _invert(running, uniforms * running[:, -1:])[0].squeeze(-1)
+        return _reached(running, uniforms * running[:, -1:]).squeeze(-1)
     n_blocks = -(-m // _BLOCK)
     if n_blocks * _BLOCK != m:
         probs = F.pad(probs, (0, n_blocks * _BLOCK - m))
@@ -106,11 +106,16 @@ def inverse_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
     return (block * _BLOCK + index).squeeze(-1).clamp_max(m - 1)  # past the end only in a row of NaN
 
 
-def _invert(running: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-    """First index [n, 1] whose running sum exceeds `level` [n, 1], and what is left of the level inside that entry."""
+def _reached(running: Tensor, level: Tensor) -> Tensor:
+    """First index [n, 1] whose running sum exceeds `level` [n, 1]."""
     index = torch.searchsorted(running, level, right=True)
     # rounding may put the level at or past the total: then take the last entry that has any mass
     last = torch.searchsorted(running, running[:, -1:].contiguous())
-    index = torch.minimum(index, last).clamp_max(running.shape[-1] - 1)  # NaN sorts past the end
+    return torch.minimum(index, last).clamp_max(running.shape[-1] - 1)  # NaN sorts past the end
+
+
+def _invert(running: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, and what is left of the level inside that entry."""
+    index = _reached(running, level)
     before = torch.where(index > 0, running.gather(1, (index - 1).clamp_min(0)), running.new_zeros(()))
     return index, level - before

@@ -50,6 +50,11 @@ class SamplingParams:
     def greedy(self) -> bool:
         return self.temperature == 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the law is the softmax of the logits, but for the repetition penalty."""
+        return self.temperature == 1 and self.top_k == 0 and self.top_p == 1 and self.min_p == 0
+
 
 def _check(name: str, value: float, ok: bool, expected: str) -> None:
     if isinstance(value, bool) or not math.isfinite(value) or not ok:
@@ -82,6 +87,8 @@ def probabilities(logits: Tensor, params: SamplingParams) -> Tensor:
         the caller can find them in a check it makes anyway.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    if params.is_plain:
+        return logits.softmax(-1)  # NaN from end to end where the row is broken
     top, best = logits.max(-1, keepdim=True)  # max passes NaN on
     broken = ~top.isfinite()
     if params.greedy:

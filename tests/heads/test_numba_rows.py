@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fitted_heads import random_head, small_preview, states
@@ -70,24 +71,25 @@ def position_z(stages: dict[str, Any], hidden: Tensor) -> Tensor:
 
 
 def z_of(made: Any) -> Tensor:
-    return torch.from_numpy(made._scratch[0].copy())
+    return torch.from_numpy(made._scratch.z.copy())
 
 
 def first_scores(made: Any) -> Tensor:
     """Of the last position, of all rows in their order: float32 [n]."""
-    scores = made._scratch[2]
-    return torch.cat([torch.from_numpy(scores[slot : slot + n].copy()) for *_, slot, _, n in made._stages[4]])
+    scores = made._scratch.scores
+    return torch.cat([torch.from_numpy(scores[slot : slot + n].copy()) for *_, slot, _, n in made._stages.blocks])
 
 
 def candidates_of(made: Any) -> Tensor:
     """Rows that the second stage scored at the last position."""
-    *_, rows, _, counts = made._scratch
-    return torch.cat([torch.from_numpy(own[:n].copy()) for own, n in zip(rows, counts, strict=True)])
+    pairs = zip(made._scratch.rows, made._scratch.counts, strict=True)
+    return torch.cat([torch.from_numpy(own[:n].copy()) for own, n in pairs])
 
 
-def second_scores(fine: QuantizedRows, z: Tensor) -> Tensor:
-    """Of all rows, exactly: z float32 [1, m] -> float64 [n]."""
-    products = fine.codes.double() @ z[0, : fine.rank].to(torch.bfloat16).double()
+def second_scores(fine: QuantizedRows, made: Any) -> Tensor:
+    """Of all rows at the last position, with its z in steps: float64 [n]."""
+    z = z_of(made)[: fine.rank].double()
+    products = fine.codes.double() @ (torch.from_numpy(made._scratch.levels).double() * z.abs().max() / 32767)
     return products * fine.scales.double() + fine.offsets.double()
 
 
@@ -118,7 +120,7 @@ def test_first_scores_are_those_of_torch(rank: int, second: int | None, n: int, 
     stages = parts(tiers, fine_rank, seed=seed)
     hidden = torch.randn(1, 64, generator=torch.Generator().manual_seed(seed))
     made = chooser(stages, 1)
-    made.best(hidden, 1)
+    made.shortlist(hidden, 1)
     z = position_z(stages, hidden)
     torch.testing.assert_close(z_of(made), z[0], rtol=2 * BF16, atol=1e-4)
     found, start = first_scores(made), 0
@@ -132,15 +134,38 @@ def test_first_scores_are_those_of_torch(rank: int, second: int | None, n: int, 
 
 
 @needs_numba
-@pytest.mark.parametrize("n_rows", [1, 5, 300])
-def test_products_are_those_of_the_whole_head(n_rows: int) -> None:
+@pytest.mark.parametrize(("n_given", "n"), [(0, 1), (5, 7), (0, 300), (300, 0)])
+def test_products_are_those_of_the_whole_head(n_given: int, n: int) -> None:
     stages = parts([(300, 31)], 32)
-    ids = torch.randperm(300, generator=torch.Generator().manual_seed(1))[:n_rows]
+    given = torch.randperm(300, generator=torch.Generator().manual_seed(1))[:n_given]
+    left_out = torch.zeros(300, dtype=torch.bool).index_fill_(0, given, True)
     hidden = torch.randn(1, 64, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
+    ids, products = chooser(stages, 300).shortlist(hidden, n, given=given, left_out=left_out)
+    assert ids[:n_given].equal(given)
+    assert len(set(ids.tolist())) == len(ids) == n_given + n
     wanted = hidden.double() @ stages["weight"][ids].double().T
-    torch.testing.assert_close(chooser(stages, 9).products(hidden, ids).double(), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(products.double(), wanted, rtol=1e-5, atol=1e-5)
     stages["weight"] = stages["weight"].float()
-    assert chooser(stages, 9).products(hidden, ids) is None
+    alone, nothing = chooser(stages, 300).shortlist(hidden, n, given=given, left_out=left_out)
+    assert nothing is None
+    assert alone.equal(ids)
+
+
+@needs_numba
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(width=32), min_size=1, max_size=40))
+def test_levels_are_the_values_to_a_step(values: list[float]) -> None:
+    from outlex.heads.numba_vectors import to_levels
+
+    given, levels = np.array(values, np.float32), np.empty(len(values), np.int16)
+    step = to_levels(given, levels)
+    assert type(step) is float or step.dtype == np.float32
+    if not np.isfinite(given).all():
+        assert np.isnan(step)
+        assert not levels.any()
+        return
+    largest = float(np.abs(given).max())
+    assert float(np.abs(levels * float(step) - given.astype(float)).max()) <= largest * 0.51 / 32767 + 1e-36
 
 
 # --- choice -------------------------------------------------------------------------------------------------
@@ -169,13 +194,13 @@ def test_with_all_rows_candidates_the_best_are_found(
     # the threshold of a sample is about right only; what is asked for cannot be had without the second try
     made = chooser(stages, n_rows)
     with threads(n_threads):
-        ids = made.best(hidden, n, left_out=left_out if n_left_out else None)
+        ids, _ = made.shortlist(hidden, n, left_out=left_out if n_left_out else None)
     assert ids.dtype == torch.int64
     assert len(set(ids.tolist())) == len(ids) == n
     assert not bool(left_out[ids].any())
     row_of = stages["order"].argsort()
     # of the candidates, which the chooser names, the best are there
-    scores = second_scores(stages["fine"], z_of(made).unsqueeze(0))
+    scores = second_scores(stages["fine"], made)
     candidates = candidates_of(made)
     assert len(set(candidates.tolist())) == len(candidates) >= n
     assert not bool(left_out[stages["order"][candidates]].any())
@@ -193,7 +218,7 @@ def test_there_are_about_as_many_candidates_as_asked_for(n_candidates: int) -> N
     stages = parts([(3001, 63), (5013, 31)], 64)
     made = chooser(stages, n_candidates)
     for seed in range(5):
-        made.best(torch.randn(1, 64, generator=torch.Generator().manual_seed(seed)), 50)
+        made.shortlist(torch.randn(1, 64, generator=torch.Generator().manual_seed(seed)), 50)
         candidates = candidates_of(made)
         assert 0.6 * n_candidates < len(candidates) < 1.5 * n_candidates
         scores = first_scores(made)
@@ -207,9 +232,10 @@ def test_one_thread_and_two_choose_the_same() -> None:
         for seed in range(10):
             hidden = torch.randn(1, 64, generator=torch.Generator().manual_seed(seed))
             with threads(1):
-                alone = made.best(hidden, 40)
+                alone = made.shortlist(hidden, 40)
             with threads(2):
-                assert torch.equal(made.best(hidden, 40), alone)
+                together = made.shortlist(hidden, 40)
+            assert all(torch.equal(*pair) for pair in zip(alone, together, strict=True))
 
 
 @needs_numba
@@ -219,7 +245,7 @@ def test_rows_that_tie_and_states_that_are_broken() -> None:
     stages["coarse"] = [quantize_rows(torch.ones(200, 31), torch.ones(200), "int4")]
     left_out = torch.arange(200) < 150
     for value in (1.0, 0.0, torch.nan, torch.inf, -torch.inf, 1e38):
-        ids = chooser(stages, 16).best(torch.full((1, 64), value), 50, left_out=left_out)
+        ids, _ = chooser(stages, 16).shortlist(torch.full((1, 64), value), 50, left_out=left_out)
         assert sorted(ids.tolist()) == list(range(150, 200))
 
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Calibration", "HeadBuilder"]
 
-_N_TRIED = 4  # plans that are fitted and forecast
-
 
 class HeadBuilder:
     """Heads of one drafter for one method."""
@@ -62,7 +60,9 @@ class HeadBuilder:
         """
         max_bytes = int(self._settings.budget * self._drafter.n_bytes)
         if self._settings.method != "in-context":
-            return affordable_plans(self._drafter, max_bytes=max_bytes, n_joining=n_joining)[:_N_TRIED]
+            plans = affordable_plans(self._drafter, max_bytes=max_bytes, n_joining=n_joining)
+            # of each pair of shortlist sizes the one with the widest first tier
+            return [*{(plan.n_candidates, plan.n_exact): plan for plan in reversed(plans)}.values()]
         n_tokens = min(self._facts.n_entries, self._target.n_rows, self._drafter.n_rows)
         n_kept = sum(i < n_tokens for i in self._kept.ids)
         size = min(n_tokens, int(max_bytes / self.row_bytes) - n_joining)

@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, prange, types
-from numba.extending import intrinsic
+from numba import njit, prange
 
-__all__ = ["BLOCK_ROWS", "CHUNKS", "GROUP", "choose", "products"]
+from outlex.heads.numba_vectors import GROUP, fetch, group_sums, row_sum, to_levels
 
-BLOCK_ROWS = 512  # rows whose int4 codes lie together
-GROUP = 32  # rows of a block are padded to a multiple
+__all__ = ["BLOCK_ROWS", "CHUNKS", "shortlist"]
+
+BLOCK_ROWS = 512  # rows that a thread scores in one go
 CHUNKS = 64  # pieces of the second stage's work
 _SAMPLED = 16  # one group of scores in so many tells where the threshold of the candidates lies
 _AHEAD = 8  # rows; memory is asked for them that much earlier than they are needed
@@ -24,7 +23,7 @@ _SUMS = {"contract", "reassoc"}  # fused multiply-adds, in any order; NaN and in
 
 
 @njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def choose(
+def shortlist(
     state: Any,
     mean: Any,
     basis: Any,
@@ -36,26 +35,38 @@ def choose(
     offsets: Any,
     fine: Any,
     order: Any,
+    weight: Any,
     z: Any,
+    levels: Any,
     turned: Any,
+    turned_levels: Any,
+    steps: Any,
     scores: Any,
+    tops: Any,
     rows: Any,
     second: Any,
     counts: Any,
     left_out: Any,
     n_candidates: int,
     ids: Any,
+    n_given: int,
+    found: Any,
     n_threads: int,
 ) -> None:
-    """Fill `ids` with the best rows'. `rows`, `second` and `counts` are of chunks: every 64th block is a chunk's."""
+    """Fill `ids` behind the `n_given` first with the best rows', and `found` with the head's products for all of them.
+
+    `rows`, `second` and `counts` are of chunks: every 64th block is a chunk's.
+    """
     centred = _centred(state, mean)
     for thread in prange(n_threads):
         for i in range(thread, z.shape[0], n_threads):
             z[i] = _rounded(_bfloat16_dot(basis[i], centred))
-    _turn(z, rotations, ranks, turned)
+    step = to_levels(z[: levels.shape[0]], levels)
+    _turn(z, rotations, ranks, turned, turned_levels, steps)
     for thread in prange(n_threads):
         for block in range(thread, blocks.shape[0], n_threads):
-            _score(blocks[block], codes, scales, offsets, turned, scores)
+            _score(blocks[block], codes, scales, offsets, turned, turned_levels, steps, scores, tops)
+    best = ids[n_given:]
     sample = _sampled(scores)
     threshold = _level_of(sample, min(sample.shape[0], max(1, n_candidates // _SAMPLED)))
     for _ in range(2):
@@ -63,27 +74,29 @@ def choose(
             for chunk in range(thread, CHUNKS, n_threads):
                 n = 0
                 for block in range(chunk, blocks.shape[0], CHUNKS):
-                    n += _above(blocks[block], scores, threshold, rows[chunk, n:])
+                    n += _above(blocks[block], scores, tops, threshold, rows[chunk, n:])
                 if left_out.shape[0]:
                     n = _without(rows[chunk, :n], order, left_out)
-                _second_scores(fine, rows[chunk, :n], z, second[chunk])
+                _second_scores(fine, rows[chunk, :n], levels, step, second[chunk])
                 counts[chunk] = n
-        if counts.sum() >= ids.shape[0]:
+        if counts.sum() >= best.shape[0]:
             break
         # the sample misled; among so many there are enough that are not left out
-        threshold = _level_of(scores, max(n_candidates, ids.shape[0] + left_out.sum()))
-    _pick(rows, second, counts, order, ids)
-
-
-@njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def products(weight: Any, ids: Any, state: Any, found: Any, n_threads: int) -> None:
-    n = ids.shape[0]
+        threshold = _level_of(scores, max(n_candidates, best.shape[0] + left_out.sum()))
+    _pick(rows, second, counts, order, best)
     for thread in prange(n_threads):
-        for i in range(thread, n, n_threads):
-            if i + n_threads < n:
-                for at in range(0, weight.shape[1], 32):
-                    _fetch(weight[ids[i + n_threads]], at)
-            found[i] = _bfloat16_dot(weight[ids[i]], state)
+        _products(weight, ids, state, found, thread, n_threads)
+
+
+@njit  # type: ignore[untyped-decorator]
+def _products(weight: Any, ids: Any, state: Any, found: Any, thread: int, n_threads: int) -> None:
+    """Of every `n_threads`-th row."""
+    n, width = found.shape[0], weight.shape[1]
+    for i in range(thread, n, n_threads):
+        if i + n_threads < n:
+            for at in range(0, width, 32):
+                fetch(weight[ids[i + n_threads]], at)
+        found[i] = _bfloat16_dot(weight[ids[i]], state)
 
 
 @njit  # type: ignore[untyped-decorator]
@@ -95,26 +108,44 @@ def _centred(state: Any, mean: Any) -> Any:
 
 
 @njit  # type: ignore[untyped-decorator]
-def _turn(z: Any, rotations: Any, ranks: Any, turned: Any) -> None:
+def _turn(z: Any, rotations: Any, ranks: Any, turned: Any, levels: Any, steps: Any) -> None:
     """z' = R z + 1 / (m + 1) for each tier, one after the other."""
     first, start = 0, 0
-    for rank in ranks:
+    for tier in range(ranks.shape[0]):
+        rank = ranks[tier]
+        own = turned[first : first + rank + 1]
         for i in range(rank + 1):
             dot = _dot(rotations[start : start + rank], z[:rank])
-            turned[first + i] = _rounded(dot + np.float32(1) / np.float32(rank + 1))
+            own[i] = _rounded(dot + np.float32(1) / np.float32(rank + 1))
             start += rank
+        steps[tier] = to_levels(own, levels[first : first + rank + 1])
         first += rank + 1
 
 
-@njit(fastmath=_SUMS)  # type: ignore[untyped-decorator]
-def _score(block: Any, codes: Any, scales: Any, offsets: Any, turned: Any, scores: Any) -> None:
-    """First scores of a block: scale · Σ (code − 8) z' + offset · Σ z'."""
-    start, n_lanes, width, z_start, slot = block[0], block[1], block[2], block[3], block[4]
-    stop = slot + 2 * n_lanes
-    z = turned[z_start : z_start + width]
-    sums = scores[slot:stop]
-    _sum_codes(codes[start : start + width * n_lanes], z, sums[:n_lanes], sums[n_lanes:])
-    _finish(sums, scales[slot:stop], offsets[slot:stop], z.sum())
+@njit  # type: ignore[untyped-decorator]
+def _score(
+    block: Any,
+    codes: Any,
+    scales: Any,
+    offsets: Any,
+    turned: Any,
+    turned_levels: Any,
+    steps: Any,
+    scores: Any,
+    tops: Any,
+) -> None:
+    """First scores of a block, scale · Σ (code − 8) z' + offset · Σ z', and the best of every group."""
+    start, n_groups, width, z_start, tier, slot = block[0], block[1], block[2], block[3], block[4], block[5]
+    levels = turned_levels[z_start : z_start + width]
+    z_sum = turned[z_start : z_start + width].sum()
+    zero = np.int32(8) * np.int32(levels.sum())
+    sums = np.empty(GROUP, np.int32)
+    for _ in range(n_groups):
+        group_sums(codes[start : start + width * (GROUP // 2)], levels, sums)
+        own = slice(slot, slot + GROUP)
+        tops[slot // GROUP] = _finish(sums, zero, steps[tier], scales[own], offsets[own], z_sum, scores[own])
+        start += width * (GROUP // 2)
+        slot += GROUP
 
 
 @njit  # type: ignore[untyped-decorator]
@@ -129,46 +160,24 @@ def _sampled(scores: Any) -> Any:
 
 
 @njit(fastmath=_SUMS)  # type: ignore[untyped-decorator]
-def _sum_codes(codes: Any, z: Any, low: Any, high: Any) -> None:
-    """Σ code · z over the columns of a block."""
-    n_lanes = low.shape[0]
-    low[:] = 0
-    high[:] = 0
-    for j in range(0, z.shape[0], 4):
-        z0, z1, z2, z3 = z[j], z[j + 1], z[j + 2], z[j + 3]
-        c0 = codes[j * n_lanes : (j + 1) * n_lanes]
-        c1 = codes[(j + 1) * n_lanes : (j + 2) * n_lanes]
-        c2 = codes[(j + 2) * n_lanes : (j + 3) * n_lanes]
-        c3 = codes[(j + 3) * n_lanes : (j + 4) * n_lanes]
-        for i in range(n_lanes):
-            low[i] += (
-                z0 * np.float32(c0[i] & 15)
-                + z1 * np.float32(c1[i] & 15)
-                + z2 * np.float32(c2[i] & 15)
-                + z3 * np.float32(c3[i] & 15)
-            )
-            high[i] += (
-                z0 * np.float32(c0[i] >> 4)
-                + z1 * np.float32(c1[i] >> 4)
-                + z2 * np.float32(c2[i] >> 4)
-                + z3 * np.float32(c3[i] >> 4)
-            )
-
-
-@njit(fastmath=_SUMS)  # type: ignore[untyped-decorator]
-def _finish(sums: Any, scales: Any, offsets: Any, z_sum: Any) -> None:
-    for i in range(sums.shape[0]):
-        sums[i] = _number(_float(scales[i]) * (sums[i] - np.float32(8) * z_sum) + _float(offsets[i]) * z_sum)
+def _finish(sums: Any, zero: Any, step: Any, scales: Any, offsets: Any, z_sum: Any, scores: Any) -> Any:
+    best = np.float32(-np.inf)
+    for i in range(GROUP):
+        score = _number(_float(scales[i]) * (step * np.float32(sums[i] - zero)) + _float(offsets[i]) * z_sum)
+        scores[i] = score
+        best = max(best, score)
+    return best
 
 
 @njit  # type: ignore[untyped-decorator]
-def _above(block: Any, scores: Any, threshold: Any, rows: Any) -> Any:
-    slot, first_row, n_rows = block[4], block[5], block[6]
-    own = scores[slot : slot + n_rows]
+def _above(block: Any, scores: Any, tops: Any, threshold: Any, rows: Any) -> Any:
+    slot, first_row, n_rows = block[5], block[6], block[7]
     n = 0
-    for i in range(n_rows):
-        rows[n] = first_row + i  # written over unless it stays
-        n += own[i] >= threshold
+    for first in range(0, n_rows, GROUP):
+        if tops[(slot + first) // GROUP] >= threshold:
+            for i in range(first, min(first + GROUP, n_rows)):
+                rows[n] = first_row + i  # written over unless it stays
+                n += scores[slot + i] >= threshold
     return n
 
 
@@ -181,48 +190,17 @@ def _without(rows: Any, order: Any, left_out: Any) -> Any:
     return n
 
 
-@njit(fastmath=_SUMS)  # type: ignore[untyped-decorator]
-def _second_scores(fine: Any, rows: Any, z: Any, second: Any) -> None:
-    """scale · Σ code z + offset, four rows at a time: what the registers hold."""
-    width, last = fine.shape[1], rows.shape[0] - 1
-    rank = width - 4
-    for i in range(0, last + 1, 4):
-        for later in range(i + _AHEAD, min(i + _AHEAD + 4, last + 1)):
-            for at in range(0, width, 64):
-                _fetch(fine[rows[later]], at)
-        # where fewer than four are left, the last one is scored again
-        i1, i2, i3 = min(i + 1, last), min(i + 2, last), min(i + 3, last)
-        r0, r1, r2, r3 = fine[rows[i]], fine[rows[i1]], fine[rows[i2]], fine[rows[i3]]
-        s0, s1, s2, s3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-        for j in range(rank):
-            s0 += np.float32(r0[j]) * z[j]
-            s1 += np.float32(r1[j]) * z[j]
-            s2 += np.float32(r2[j]) * z[j]
-            s3 += np.float32(r3[j]) * z[j]
-        second[i], second[i1] = _affine(s0, r0[rank:]), _affine(s1, r1[rank:])
-        second[i2], second[i3] = _affine(s2, r2[rank:]), _affine(s3, r3[rank:])
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _fetch(context: Any, row: Any, index: Any) -> Any:
-    """Ask for the cache line of row[index], and do not wait for it."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, args[0])
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        address = builder.bitcast(builder.gep(array.data, [args[1]]), byte)
-        builder.call(fetch, [address, number(0), number(3), number(1)])  # to read, into every cache, data
-        return context.get_dummy_value()
-
-    return types.void(row, index), code
-
-
 @njit  # type: ignore[untyped-decorator]
-def _affine(dot: Any, pair: Any) -> Any:
-    bits = pair.view(np.uint16)
-    return _number(_float(bits[0]) * dot + _float(bits[1]))
+def _second_scores(fine: Any, rows: Any, levels: Any, step: Any, second: Any) -> None:
+    """scale · Σ code z + offset."""
+    n, width, rank = rows.shape[0], fine.shape[1], levels.shape[0]
+    for i in range(n):
+        if i + _AHEAD < n:
+            for at in range(0, width, 64):
+                fetch(fine[rows[i + _AHEAD]], at)
+        row = fine[rows[i]]
+        pair = row[rank:].view(np.uint16)
+        second[i] = _number(_float(pair[0]) * (step * row_sum(row, levels)) + _float(pair[1]))
 
 
 @njit  # type: ignore[untyped-decorator]

@@ -1,24 +1,23 @@
 """The choice of a preview's rows on a CPU, compiled by Numba. Importing this needs Numba.
 
-    hidden ─▶ z ─▶ scores of all rows ─▶ threshold ─▶ candidates ─▶ their second scores ─▶ the best of them
+    hidden ─▶ z ─▶ scores of all rows ─▶ threshold ─▶ candidates ─▶ their second scores ─▶ the best of them ─▶ logits
 
 One pass over the codes, and of what it finds one number a row is kept. It computes what `quantized_rows.RowScorer`
-does, with z rounded to bfloat16 at the same places; sums are added up in another order, so rows may be chosen
-differently where they nearly tie. What is chosen does not depend on the number of threads.
+does, with z rounded to bfloat16 at the same places and then to steps of a 32,767th of its largest entry, so that sums
+are of integers; rows may be chosen differently where they nearly tie. What is chosen does not depend on the number of
+threads.
 
-int4 codes are kept column by column, in blocks of 512 rows and a shorter last one:
+int4 codes are kept in groups of 32 rows, two columns together:
 
-    byte [j, l]    low half    column j of the block's row l
-                   high half   column j of the block's row l + half the block's rows
-
-so that neighbouring bytes belong to different rows, and no sum goes across a register.
+    byte [j / 2, l, j % 2]    low half    column j of the group's row l
+                              high half   column j of the group's row l + 16
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -26,7 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from outlex.heads.numba_kernels import BLOCK_ROWS, CHUNKS, GROUP, choose, products
+from outlex.heads.numba_kernels import BLOCK_ROWS, CHUNKS, shortlist
+from outlex.heads.numba_vectors import GROUP
 from outlex.heads.quantized_rows import QuantizedRows, quantize_rows, rotation
 
 __all__ = ["RowChooser", "try_it"]
@@ -34,6 +34,37 @@ __all__ = ["RowChooser", "try_it"]
 # one of Numba's thread pools does not stand two calls at once, and a call takes all threads anyway
 _ONE_AT_A_TIME = threading.Lock()
 _NOBODY = np.empty(0, np.bool_)
+
+
+class _Stages(NamedTuple):
+    """What the kernel reads, in its order."""
+
+    mean: Any
+    basis: Any
+    rotations: Any
+    ranks: Any
+    blocks: Any  # first byte, groups, columns, where the tier's z' starts, tier, first slot, first row, rows
+    codes: Any
+    scales: Any
+    offsets: Any
+    fine: Any
+    order: Any
+    weight: Any
+
+
+class _Scratch(NamedTuple):
+    """What a step writes and forgets: memory that is new to the process costs as much as a kernel."""
+
+    z: Any
+    levels: Any
+    turned: Any
+    turned_levels: Any
+    steps: Any
+    scores: Any
+    tops: Any
+    rows: Any
+    second: Any
+    counts: Any
 
 
 class RowChooser:
@@ -62,72 +93,74 @@ class RowChooser:
     ) -> None:
         blocks, codes, scales, offsets = [], [], [], []
         n_bytes, n_slots, n_rows, z_start = 0, 0, 0, 0
-        for tier in coarse:
-            width = tier.rank + 1
+        for number, tier in enumerate(coarse):
+            width, missing = tier.rank + 1, -tier.n_rows % GROUP
+            codes.append(_in_groups(F.pad(tier.codes, (0, 0, 0, missing))))
+            scales.append(F.pad(tier.scales, (0, missing)))
+            offsets.append(F.pad(tier.offsets, (0, missing), value=-torch.inf))
             for first in range(0, tier.n_rows, BLOCK_ROWS):
-                part = slice(first, first + BLOCK_ROWS)
-                n = len(tier.codes[part])
-                missing = -n % GROUP
-                blocks.append([n_bytes, (n + missing) // 2, width, z_start, n_slots, n_rows, n])
-                codes.append(_by_columns(F.pad(tier.codes[part], (0, 0, 0, missing))))
-                scales.append(F.pad(tier.scales[part], (0, missing)))
-                offsets.append(F.pad(tier.offsets[part], (0, missing), value=-torch.inf))
-                n_bytes, n_slots, n_rows = n_bytes + codes[-1].nbytes, n_slots + n + missing, n_rows + n
+                n = min(BLOCK_ROWS, tier.n_rows - first)
+                start = n_bytes + first * width // 2
+                blocks.append([start, -(-n // GROUP), width, z_start, number, n_slots + first, n_rows + first, n])
+            n_bytes, n_slots, n_rows = n_bytes + codes[-1].nbytes, n_slots + len(scales[-1]), n_rows + tier.n_rows
             z_start += width
         ranks = [tier.rank for tier in coarse]
-        self._stages = (
-            mean.numpy(),
-            _bits(basis),
-            torch.cat([rotation(rank).flatten() for rank in ranks]).numpy(),
-            np.array(ranks, np.int64),
-            # first byte, bytes of a column, columns, where its tier's z' starts, first slot, first row, rows
-            np.array(blocks, np.int64),
-            torch.cat(codes).numpy(),
-            _bits(torch.cat(scales)),
-            _bits(torch.cat(offsets)),
-            _side_by_side(fine),
-            order.numpy(),
+        is_bfloat16 = weight.dtype == torch.bfloat16 and weight.is_contiguous()
+        self._stages = _Stages(
+            mean=mean.numpy(),
+            basis=_bits(basis),
+            rotations=torch.cat([rotation(rank).flatten() for rank in ranks]).numpy(),
+            ranks=np.array(ranks, np.int64),
+            blocks=np.array(blocks, np.int64),
+            codes=torch.cat(codes).numpy(),
+            scales=_bits(torch.cat(scales)),
+            offsets=_bits(torch.cat(offsets)),
+            fine=_side_by_side(fine),
+            order=order.numpy(),
+            weight=_bits(weight.detach() if is_bfloat16 else weight.new_empty(0, 0, dtype=torch.bfloat16)),
         )
         most = -(-len(blocks) // CHUNKS) * BLOCK_ROWS + 16  # chunks whose distance is a power of 2 share cache lines
-        # what a step writes and forgets: memory that is new to the process costs as much as a kernel
-        self._scratch = (
-            np.empty(len(basis), np.float32),
-            np.empty(z_start, np.float32),
-            np.empty(n_slots, np.float32),
-            np.empty((CHUNKS, most), np.int32),
-            np.empty((CHUNKS, most), np.float32),
-            np.empty(CHUNKS, np.int64),
+        self._scratch = _Scratch(
+            z=np.empty(len(basis), np.float32),
+            levels=np.empty(fine.rank, np.int16),
+            turned=np.empty(z_start, np.float32),
+            turned_levels=np.empty(z_start, np.int16),
+            steps=np.empty(len(ranks), np.float32),
+            scores=np.empty(n_slots, np.float32),
+            tops=np.empty(n_slots // GROUP, np.float32),
+            rows=np.empty((CHUNKS, most), np.int32),
+            second=np.empty((CHUNKS, most), np.float32),
+            counts=np.empty(CHUNKS, np.int64),
         )
         self._n_candidates = n_candidates
-        self._weight = _bits(weight.detach()) if weight.dtype == torch.bfloat16 and weight.is_contiguous() else None
+        self._multiplies = is_bfloat16
 
-    def best(self, hidden: Tensor, n: int, *, left_out: Tensor | None = None) -> Tensor:
-        """Ids of the best rows at one position.
+    def shortlist(
+        self, hidden: Tensor, n: int, *, given: Tensor | None = None, left_out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The best rows at one position, and what the head says of them.
 
         Args:
             hidden: [1, d].
             n: how many, no more than there are rows besides those that are left out.
+            given: int64 [m], ids that come before the best ones.
             left_out: bool [number of ids]: these are not chosen.
 
         Returns:
-            int64 [n], in no order. A score that is NaN is lower than all others.
+            ids int64 [m + n], the chosen ones in no order; a score that is NaN is lower than all others. And these rows
+            of the head times h, float32 [1, m + n]; None if the head is not bfloat16.
         """
-        ids = np.empty(n, np.int64)
+        n_given = 0 if given is None else len(given)
+        ids = np.empty(n_given + n, np.int64)
+        if given is not None:
+            ids[:n_given] = given.numpy()
+        products = np.empty(len(ids) if self._multiplies else 0, np.float32)
+        state = hidden.detach().float().contiguous().view(-1).numpy()
         without = _NOBODY if left_out is None else left_out.numpy()
-        _in_threads(choose, _state(hidden), *self._stages, *self._scratch, without, self._n_candidates, ids)
-        return torch.from_numpy(ids)
-
-    def products(self, hidden: Tensor, ids: Tensor) -> Tensor | None:
-        """Rows of the head times h: hidden [1, d], ids int64 [k] -> float32 [1, k]; None if it is not bfloat16."""
-        if self._weight is None:
-            return None
-        found = np.empty(len(ids), np.float32)
-        _in_threads(products, self._weight, ids.numpy(), _state(hidden), found)
-        return torch.from_numpy(found).unsqueeze(0)
-
-
-def _state(hidden: Tensor) -> Any:
-    return hidden.detach().float().contiguous().view(-1).numpy()
+        _in_threads(
+            shortlist, state, *self._stages, *self._scratch, without, self._n_candidates, ids, n_given, products
+        )
+        return torch.from_numpy(ids), torch.from_numpy(products).unsqueeze(0) if self._multiplies else None
 
 
 def _in_threads(kernel: Any, *args: Any) -> None:
@@ -160,7 +193,7 @@ def try_it() -> None:
         n_candidates=1,
         weight=zeros.to(torch.bfloat16),
     )
-    chooser.products(zeros, chooser.best(zeros, 1))
+    chooser.shortlist(zeros, 1)
 
 
 def _bits(tensor: Tensor) -> Any:
@@ -168,10 +201,11 @@ def _bits(tensor: Tensor) -> Any:
     return tensor.contiguous().view(torch.uint16).numpy()
 
 
-def _by_columns(codes: Tensor) -> Tensor:
-    """A block of packed int4, uint8 [2 l, w] -> uint8 [2 w · l], see the head of this module."""
-    low, high = torch.stack([codes & 15, codes >> 4], -1).flatten(1).T.chunk(2, dim=-1)
-    return (low | (high << 4)).flatten()
+def _in_groups(codes: Tensor) -> Tensor:
+    """Packed int4, uint8 [32 n, w] -> uint8 [32 n · w], see the head of this module."""
+    columns = torch.stack([codes & 15, codes >> 4], -1)  # [row, column / 2, column % 2]
+    low, high = columns.view(-1, 2, GROUP // 2, *columns.shape[1:]).unbind(1)
+    return (low | (high << 4)).transpose(1, 2).flatten()
 
 
 def _side_by_side(rows: QuantizedRows) -> Any:

@@ -13,7 +13,7 @@ chooses which tokens the law covers, anew at each position.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -162,30 +162,32 @@ class PreviewHead:
             self._is_always[self._always.token_map.draft_to_target] = True
 
     def score(self, hidden: Tensor) -> DraftScores:
-        chosen = self._shortlists(hidden)
-        if len(chosen) == 1:
-            logits = self._exact(chosen[0], hidden)
-            return DraftScores(logits=logits, token_map=Shortlist(chosen[0], n_target=self._n_target), hidden=hidden)
+        if hidden.shape[0] == 1:
+            ids, logits = next(self._shortlists(hidden))
+            return DraftScores(logits=logits, token_map=Shortlist(ids, n_target=self._n_target), hidden=hidden)
         dense = hidden.new_full((hidden.shape[0], self._n_target), -torch.inf)
-        for i, ids in enumerate(chosen):
-            row = slice(i, i + 1)
-            dense[row].index_copy_(1, ids, self._exact(ids, hidden[row]))
+        for i, (ids, logits) in enumerate(self._shortlists(hidden)):
+            dense[i : i + 1].index_copy_(1, ids, logits)
         identity = TokenMap.identity(self._n_target, self._n_target).to(hidden.device)
         return DraftScores(logits=dense, token_map=identity, hidden=hidden)
 
-    def _shortlists(self, hidden: Tensor) -> list[Tensor]:
-        """The ids that are scored exactly, at each position: hidden [n, d] -> n times int64 [k]."""
-        if self._chooser is None:
-            z = linear((hidden.float() - self._mean).to(torch.bfloat16), self._basis).float()
-            coarse = torch.cat([scorer.scores(z[:, :rank]) for rank, scorer in self._coarse], -1)
-            return [self._shortlist(*one) for one in zip(torch.split(coarse, 1), torch.split(z, 1), strict=True)]
-        if self._always is None:
-            return [self._chooser.best(row, self._n_exact) for row in torch.split(hidden, 1)]
-        always = self._always.token_map.draft_to_target
-        return [
-            torch.cat([always, self._chooser.best(row, self._n_exact, left_out=self._is_always)])
-            for row in torch.split(hidden, 1)
-        ]
+    def _shortlists(self, hidden: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """At each position ids, int64 [k], and their logits [1, k]: hidden [n, d]."""
+        if self._chooser is not None:
+            always = None if self._always is None else self._always.token_map.draft_to_target
+            left_out = None if self._always is None else self._is_always
+            for row in torch.split(hidden, 1):
+                ids, products = self._chooser.shortlist(row, self._n_exact, given=always, left_out=left_out)
+                if products is None or self.linear.bias is not None or hidden.dtype != torch.bfloat16:
+                    yield ids, self.linear.rows(ids).logits(row)
+                else:
+                    yield ids, self.linear.finished(products.to(torch.bfloat16))
+            return
+        z = linear((hidden.float() - self._mean).to(torch.bfloat16), self._basis).float()
+        coarse = torch.cat([scorer.scores(z[:, :rank]) for rank, scorer in self._coarse], -1)
+        for row, own_coarse, own_z in zip(*(torch.split(one, 1) for one in (hidden, coarse, z)), strict=True):
+            ids = self._shortlist(own_coarse, own_z)
+            yield ids, self.linear.rows(ids).logits(row)
 
     def _shortlist(self, coarse: Tensor, z: Tensor) -> Tensor:
         """Ids of the best `n_exact` rows and of those that are always there: coarse [1, n_rows], z [1, rank]."""
@@ -225,13 +227,6 @@ class PreviewHead:
         assert self._fine is not None
         rank, scorer = self._fine
         return scorer.scores_of(rows, z[:, :rank])[0]
-
-    def _exact(self, ids: Tensor, hidden: Tensor) -> Tensor:
-        if self._chooser is not None and self.linear.bias is None and hidden.dtype == torch.bfloat16:
-            products = self._chooser.products(hidden, ids)
-            if products is not None:
-                return self.linear.finished(products.to(torch.bfloat16))
-        return self.linear.rows(ids).logits(hidden)
 
 
 def _of_target(stages: Sequence[QuantizedRows], known: Tensor) -> list[QuantizedRows]:

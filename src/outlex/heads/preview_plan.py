@@ -15,7 +15,8 @@ __all__ = ["PreviewPlan", "affordable_plans"]
 
 # ranks of hot and cold rows, and of the second stage
 _RANKS = ((127, 31, 224), (127, 63, 224), (127, 31, 320), (255, 63, 320), (63, 31, 160))
-_SHORTLISTS = ((8192, 256), (8192, 512), (4096, 256))  # candidates of the second stage, exact rows
+# candidates of the second stage and exact rows; many of these for laws with long tails, whose mass is lost otherwise
+_SHORTLISTS = ((8192, 256), (8192, 512), (4096, 256), (8192, 1024), (16384, 4096))
 _MIN_HOT = 512  # a first tier of fewer rows is not worth its own pass
 
 
