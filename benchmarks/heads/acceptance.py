@@ -26,6 +26,7 @@ import torch
 
 from outlex.bench.environment import describe_environment
 from outlex.calibration.head_files import load_heads, load_tokenizer_facts
+from outlex.calibration.stats import TokenStats
 from outlex.calibration.traces import TraceSet
 from outlex.drafters.fitted import FittedHead, Shortlists
 from outlex.forecast.candidates import candidates_for
@@ -183,6 +184,14 @@ def table_heads(make: Maker) -> dict[str, SubVocab | FittedHead]:
     return heads
 
 
+def corpus_lists(make: Maker, counts: Path) -> dict[str, SubVocab | FittedHead]:
+    """Static lists by counts of a text corpus, as FR-Spec ranks them."""
+    order = rank_by_counts(TokenStats.load(counts).total())
+    return {
+        f"corpus list, {share:.0%}": make.vocab(order, round(share * make.full.n_rows)) for share in (0.25, 0.10)
+    }
+
+
 def curve_heads(make: Maker, sizes: Sequence[int]) -> dict[str, SubVocab | FittedHead]:
     """Previews fitted to so many positions, spread evenly over the calibration's."""
     plans = {budget: make.plan(budget) for budget in BUDGETS[1:]}
@@ -201,6 +210,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, action="append", required=True)
     parser.add_argument("--held-out", type=Path, action="append", required=True)
     parser.add_argument("--curve", default="", help="calibration sizes with commas between, in place of the table")
+    parser.add_argument("--counts", type=Path, help="of a text corpus, by `outlex count`: its lists in place of the table")
     parser.add_argument("--only", default="", help="calibrate on this domain alone; !DOMAIN leaves it out")
     parser.add_argument("--save", type=Path, help="write the fitted heads into this directory as well")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -218,7 +228,10 @@ def main() -> None:
     kept = must_keep(facts, stop_ids=[i for i in header.stop_ids if i < facts.n_entries])
     target_head, drafter_head = load_heads(header)
     make = Maker(calibration, drafter_head, facts, kept)
-    heads = curve_heads(make, [int(size) for size in args.curve.split(",")]) if args.curve else table_heads(make)
+    if args.counts is not None:
+        heads = corpus_lists(make, args.counts)
+    else:
+        heads = curve_heads(make, [int(size) for size in args.curve.split(",")]) if args.curve else table_heads(make)
     if args.only:
         heads = {name: head for name, head in heads.items() if "preview" in name}
     for name, head in heads.items():
