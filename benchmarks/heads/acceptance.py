@@ -187,9 +187,7 @@ def table_heads(make: Maker) -> dict[str, SubVocab | FittedHead]:
 def corpus_lists(make: Maker, counts: Path) -> dict[str, SubVocab | FittedHead]:
     """Static lists by counts of a text corpus, as FR-Spec ranks them."""
     order = rank_by_counts(TokenStats.load(counts).total())
-    return {
-        f"corpus list, {share:.0%}": make.vocab(order, round(share * make.full.n_rows)) for share in (0.25, 0.10)
-    }
+    return {f"corpus list, {share:.0%}": make.vocab(order, round(share * make.full.n_rows)) for share in (0.25, 0.10)}
 
 
 def curve_heads(make: Maker, sizes: Sequence[int]) -> dict[str, SubVocab | FittedHead]:
@@ -210,7 +208,9 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, action="append", required=True)
     parser.add_argument("--held-out", type=Path, action="append", required=True)
     parser.add_argument("--curve", default="", help="calibration sizes with commas between, in place of the table")
-    parser.add_argument("--counts", type=Path, help="of a text corpus, by `outlex count`: its lists in place of the table")
+    parser.add_argument(
+        "--counts", type=Path, help="of a text corpus, by `outlex count`: its lists in place of the table"
+    )
     parser.add_argument("--only", default="", help="calibrate on this domain alone; !DOMAIN leaves it out")
     parser.add_argument("--save", type=Path, help="write the fitted heads into this directory as well")
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from fitted_heads import random_head, small_preview, states
@@ -149,23 +148,6 @@ def test_products_are_those_of_the_whole_head(n_given: int, n: int) -> None:
     alone, nothing = chooser(stages, 300).shortlist(hidden, n, given=given, left_out=left_out)
     assert nothing is None
     assert alone.equal(ids)
-
-
-@needs_numba
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(width=32), min_size=1, max_size=40))
-def test_levels_are_the_values_to_a_step(values: list[float]) -> None:
-    from outlex.heads.numba_vectors import to_levels
-
-    given, levels = np.array(values, np.float32), np.empty(len(values), np.int16)
-    step = to_levels(given, levels)
-    assert type(step) is float or step.dtype == np.float32
-    if not np.isfinite(given).all():
-        assert np.isnan(step)
-        assert not levels.any()
-        return
-    largest = float(np.abs(given).max())
-    assert float(np.abs(levels * float(step) - given.astype(float)).max()) <= largest * 0.51 / 32767 + 1e-36
 
 
 # --- choice -------------------------------------------------------------------------------------------------
