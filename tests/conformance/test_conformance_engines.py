@@ -1,23 +1,18 @@
-"""Engines as black boxes: our loop, transformers, vLLM's missing, and servers of every kind of answer."""
+"""Engines as black boxes: our loop, transformers, and what vLLM is asked for."""
 
 from __future__ import annotations
 
 import json
 import sys
-import threading
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
-from tiny_models import byte_tokenizer, tiny_pair
+from tiny_models import tiny_pair
 
 from outlex import SamplingParams, SpeculativeDecoder, SubVocab, trim
 from outlex.conformance import CheckConfig, Engine, ModelReference, verify_engine
-from outlex.conformance.engine_openai import OpenAiEngine
 from outlex.conformance.engine_outlex import OutlexEngine
 from outlex.conformance.engine_transformers import TransformersEngine
 from outlex.conformance.engine_vllm import VllmEngine, json_settings
@@ -26,7 +21,6 @@ from outlex.vocab.must_keep import MustKeep
 from outlex.vocab.tokenizer_facts import facts_of
 
 PROMPTS = [[10, 20, 30], [65, 66]]
-END = byte_tokenizer().eos_token_id
 
 
 def our_engine() -> OutlexEngine:
@@ -115,6 +109,8 @@ def test_vllm_is_asked_for_the_law_and_nothing_else(monkeypatch: pytest.MonkeyPa
             asked["engine"] = arguments
 
         def generate(self, prompts: list[Any], params: dict[str, Any], *, use_tqdm: bool) -> list[Any]:
+            if params["min_p"]:
+                raise ValueError("not yet supported")
             asked["prompts"], asked["params"] = prompts, params
             output = types.SimpleNamespace(token_ids=[1, 2])
             return [types.SimpleNamespace(outputs=[output] * params["n"]) for _ in prompts]
@@ -134,166 +130,12 @@ def test_vllm_is_asked_for_the_law_and_nothing_else(monkeypatch: pytest.MonkeyPa
         assert (asked["params"]["n"], asked["params"]["top_k"]) == (n, params.top_k)
         assert asked["params"]["ignore_eos"] is True
         assert "seed" not in asked["params"]
+    with pytest.raises(ModelError, match="not yet supported") as refused:
+        engine.sample([7, 8], params=SamplingParams(min_p=0.1), n_samples=3, max_new_tokens=2, seed=1)
+    assert "--min-p" in str(refused.value)
+    with pytest.raises(InputError, match="said elsewhere: dtype") as refused_input:
+        VllmEngine("m", speculative=None, dtype="float32", settings={"dtype": "half", "enforce_eager": True})
+    assert "--engine-dtype" in str(refused_input.value)
     with pytest.raises(ModelError, match="does not start") as refused:
         VllmEngine("broken", speculative=None, dtype="float32")
     assert "--engine-dtype float32" in str(refused.value)
-
-
-# --- servers ----------------------------------------------------------------------------------------------------
-
-Answer = Callable[[dict[str, Any]], Any]
-
-
-@contextmanager
-def server(answer: Answer, *, models: Any = None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A server that answers completions with `answer(body)`; the bodies it got are kept."""
-    asked: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._send(200, models if models is not None else {"data": [{"id": "tiny"}]})
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append(body)
-            value = answer(body)
-            self._send(*value) if isinstance(value, tuple) else self._send(200, value)
-
-        def _send(self, code: int, value: Any) -> None:
-            data = value if isinstance(value, bytes) else json.dumps(value).encode()
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    listening = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.server_address[1]}/v1", asked
-    finally:
-        listening.shutdown()
-        listening.server_close()
-        thread.join()
-
-
-def engine_at(url: str, **settings: Any) -> OpenAiEngine:
-    return OpenAiEngine(
-        url, **{"model": "tiny", "target": tiny_pair()[0], "dtype": "float32", "timeout_s": 5.0, **settings}
-    )
-
-
-def ask(engine: OpenAiEngine, n_samples: int = 2, **params: Any) -> list[tuple[int, ...]]:
-    return engine.sample([1, 2], params=SamplingParams(**params), n_samples=n_samples, max_new_tokens=3, seed=0)
-
-
-def choices(body: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return {"choices": [{"finish_reason": "length", "text": "", **fields} for _ in range(body["n"])]}
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"token_ids": [7, 8, 9]},
-        {"logprobs": {"content": [{"id": 7}, {"id": 8}, {"id": 9}]}},
-        {"logprobs": {"tokens": ["token_id:7", "token_id:8", "token_id:9"]}},
-    ],
-    ids=["token_ids", "ids in logprobs", "token_id:N"],
-)
-def test_ids_are_read_in_every_known_spelling(fields: dict[str, Any]) -> None:
-    with server(lambda body: choices(body, **fields)) as (url, asked):
-        assert ask(engine_at(url), 40, top_k=5, min_p=0.1, repetition_penalty=1.1) == [(7, 8, 9)] * 40
-    assert [body["n"] for body in asked] == [32, 8]
-    assert asked[0]["prompt"] == [1, 2]
-    assert (asked[0]["top_k"], asked[0]["min_p"], asked[0]["repetition_penalty"]) == (5, 0.1, 1.1)
-    assert "seed" not in asked[0]
-
-
-def test_texts_are_spelled_anew_where_nothing_else_is_stated() -> None:
-    def answer(body: dict[str, Any]) -> dict[str, Any]:
-        return {**choices(body, text="abc"), "usage": {"completion_tokens": 3}}
-
-    wanted = tuple(tiny_pair()[0].encode("abc", add_special_tokens=False))
-    with server(answer) as (url, asked):
-        assert ask(engine_at(url), 2) == [wanted, wanted]
-    assert [body["n"] for body in asked] == [2, 1, 1]  # one output a request, so that the count is its own
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        lambda body: {**choices(body, text="abc"), "usage": {"completion_tokens": 2}},
-        lambda body: choices(body, text="abc"),
-    ],
-    ids=["another count", "no count"],
-)
-def test_a_text_with_another_spelling_is_refused(answer: Answer) -> None:
-    with server(answer) as (url, _), pytest.raises(ModelError, match="traced back") as refused:
-        ask(engine_at(url), 1)
-    assert "--temperature 0" in str(refused.value)
-
-
-def test_a_stop_token_that_is_not_returned_was_drawn_all_the_same() -> None:
-    with server(lambda body: choices(body, token_ids=[7], finish_reason="stop")) as (url, _):
-        assert ask(engine_at(url), 1) == [(7, END)]
-    with server(lambda body: choices(body, token_ids=[7, END], finish_reason="stop")) as (url, _):
-        assert ask(engine_at(url), 1) == [(7, END)]
-
-
-@pytest.mark.parametrize(
-    ("answer", "what", "remedy"),
-    [
-        (lambda body: (404, {"error": "no such model"}), "HTTP 404", "--served-model"),
-        (lambda body: b"<html>", "does not answer", "--base-url"),
-        (lambda body: {"choices": []}, "not one of the completions", "OpenAI-compatible"),
-        (lambda body: [1], "not one of the completions", "OpenAI-compatible"),
-        (lambda body: choices(body, text=None), "not one of the completions", "OpenAI-compatible"),
-    ],
-    ids=["refused", "no JSON", "no choices", "a list", "no text"],
-)
-def test_servers_that_answer_nonsense_are_errors_with_a_remedy(answer: Answer, what: str, remedy: str) -> None:
-    with server(answer) as (url, _), pytest.raises(ModelError) as refused:
-        ask(engine_at(url), 1)
-    assert what in str(refused.value)
-    assert remedy in str(refused.value)
-
-
-def test_a_wrong_model_a_dead_server_and_no_address_are_errors() -> None:
-    with server(lambda body: choices(body)) as (url, _), pytest.raises(ModelError, match="does not serve") as refused:
-        engine_at(url, model="other")
-    assert "--served-model tiny" in str(refused.value)
-    with pytest.raises(ModelError, match="does not answer") as refused:
-        engine_at(url)
-    assert "--base-url" in str(refused.value)
-    with pytest.raises(InputError, match="no address"):
-        engine_at("localhost:8000")
-
-
-def test_a_server_that_draws_from_the_law_passes() -> None:
-    target = tiny_pair()[0]
-    reference = ModelReference(target)
-    generator = torch.Generator().manual_seed(1)
-
-    def answer(body: dict[str, Any]) -> dict[str, Any]:
-        out = []
-        for _ in range(body["n"]):
-            ids: tuple[int, ...] = ()
-            for _ in range(body["max_tokens"]):
-                logits = reference.logits(body["prompt"], [ids])[0]
-                law = torch.softmax(logits / max(body["temperature"], 1e-6), -1)
-                ids = (*ids, int(torch.multinomial(law, 1, generator=generator)))
-            out.append({"token_ids": list(ids), "finish_reason": "length"})
-        return {"choices": out}
-
-    with server(answer) as (url, _):
-        found = verify_engine(
-            engine_at(url),
-            reference,
-            PROMPTS,
-            CheckConfig(n_samples=40, max_new_tokens=3, greedy_tokens=4),
-            target_name="tiny",
-        )
-    assert found.lossless_so_far

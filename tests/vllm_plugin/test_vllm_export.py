@@ -157,6 +157,15 @@ def test_a_fitted_proposal_needs_its_target_and_probabilistic_drafts(trimmed: Pa
         EXPORTS["vllm-tli"](ExportRequest(artifact=tmp_path / "fitted", output=tmp_path / "o"))
 
 
+def test_a_drafter_for_another_tokenizer_is_refused_whatever_its_proposal(trimmed: Path, tmp_path: Path) -> None:
+    # drafts would be other tokens than vLLM takes them for: the law holds, and next to nothing is accepted
+    stored = StoredProposal(proposal=None, n_target=330, target_tokenizer="f" * 64)
+    replace(TrimmedDrafter.load(trimmed), stored=stored).save(tmp_path / "model" / ARTIFACT)
+    with pytest.raises(MismatchError, match="target with another") as refused:
+        served(tmp_path / "model")
+    assert "use_heterogeneous_vocab" in str(refused.value)
+
+
 def test_embeddings_are_fitted_to_the_target() -> None:
     names = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
     weights = [(name, torch.ones(3, 2)) for name in names]

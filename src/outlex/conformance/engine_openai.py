@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from outlex.errors import InputError, ModelError
+from outlex.conformance.openai_client import OpenAiClient, no_completion, refuses_fields
+from outlex.errors import MismatchError, ModelError
 from outlex.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -17,6 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["OpenAiEngine"]
 
 _AT_ONCE = 32  # outputs a request
+# Tokenizers differ in one of these: digits, indentation, accents, other scripts.
+_PROBE = "In 1234567 naïve steps: def f(x):\n        return x  # 漢字 und Grüße"
+# A server fills in what a request leaves out, by the checkpoint's generation config (vLLM, SGLang) or its own taste
+# (llama.cpp: top-k 40, min-p 0.05), and the law would be another one. -1 is "no top-k" to all three.
+_NO_FILTER = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+_STATE_IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True}
+_CUT_SHORT = ("abort", "cancelled", "content_filter", "error")
 
 
 class OpenAiEngine:
@@ -37,6 +42,7 @@ class OpenAiEngine:
     Raises:
         InputError: not an http address.
         ModelError: the server does not answer, or does not serve this model.
+        MismatchError: it has another tokenizer; noticed where the server says how it spelled a prompt (vLLM).
     """
 
     def __init__(
@@ -49,28 +55,22 @@ class OpenAiEngine:
         api_key: str | None = None,
         timeout_s: float = 120.0,
     ) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise InputError(
-                "This is no address of a server",
-                got=base_url,
-                expected="such as http://127.0.0.1:8000/v1",
-                next_step="give the part before /completions as --base-url",
-            )
-        self._url = base_url.rstrip("/")
+        self._client = OpenAiClient(base_url, api_key=api_key, timeout_s=timeout_s)
         self._model = model
         self._target = target
-        self._key = api_key
-        self._timeout_s = timeout_s
+        self._takes_all_fields = True
+        self._wants_logprobs = False
         self.dtype = dtype
         self.n_spelled_anew = 0
-        served = [str(entry.get("id")) for entry in self._ask("/models", None).get("data", [])]
+        served = [str(entry.get("id")) for entry in self._client.ask("/models").get("data", [])]
         if served and model not in served:
             raise ModelError(
                 f"The server does not serve {model}",
                 got=", ".join(served[:5]),
                 next_step=f"give the name the server uses: --served-model {served[0]}",
             )
-        self.name = f"openai: {model} at {self._url}"
+        self._check_tokenizer()
+        self.name = f"openai: {model} at {self._client.url}"
 
     def sample(
         self, prompt_ids: Sequence[int], *, params: SamplingParams, n_samples: int, max_new_tokens: int, seed: int
@@ -80,27 +80,13 @@ class OpenAiEngine:
         while len(outputs) < n_samples:
             # usage counts the tokens of a whole request: where texts are spelled anew it has to be one output's
             n = 1 if self.n_spelled_anew or params.greedy else min(_AT_ONCE, n_samples - len(outputs))
-            body: dict[str, Any] = {
-                "model": self._model,
-                "prompt": list(prompt_ids),
-                "max_tokens": max_new_tokens,
-                "temperature": params.temperature,
-                "top_p": params.top_p,
-                "n": n,
-                "logprobs": 1,
-                "return_token_ids": True,
-                "return_tokens_as_token_ids": True,
-            }
-            # not of OpenAI's own interface: only sent where they say something
-            extras = {"top_k": params.top_k, "min_p": params.min_p}
-            body |= {key: value for key, value in extras.items() if value}
-            if params.repetition_penalty != 1.0:
-                body["repetition_penalty"] = params.repetition_penalty
-            answer = self._ask("/completions", body)
-            choices = answer.get("choices")
-            if not isinstance(choices, list) or not choices:
-                raise self._nonsense(answer, "a list of choices")
+            asked = {"prompt": list(prompt_ids), "max_tokens": max_new_tokens, "n": n}
+            answer = self._complete({**asked, "temperature": params.temperature, "top_p": params.top_p}, params)
+            choices = _choices(answer)
             spelled = [_stated_ids(choice) for choice in choices]
+            if None in spelled and not self._wants_logprobs:
+                self._wants_logprobs = True
+                continue  # ask again: logprobs are another path through some engines, so they come second
             if None in spelled and n > 1:
                 self.n_spelled_anew += 1
                 continue  # ask again, one output a request
@@ -109,10 +95,61 @@ class OpenAiEngine:
                 outputs.append(self._with_stop(own, choice, max_new_tokens))
         return outputs
 
+    def _complete(self, body: dict[str, Any], params: SamplingParams) -> dict[str, Any]:
+        """Ask for completions, with fields that are not of OpenAI's own interface if the server takes them."""
+        law = {
+            "top_k": params.top_k or -1,
+            "min_p": params.min_p,
+            "repetition_penalty": params.repetition_penalty,
+        }
+        # a filter that was asked for is sent in any case: without it the answer would be of another law
+        asked = {"model": self._model, **body, **{key: value for key, value in law.items() if value != _NO_FILTER[key]}}
+        if self._wants_logprobs:
+            asked["logprobs"] = 1
+        if self._takes_all_fields:
+            try:
+                return self._client.ask("/completions", {**_NO_FILTER, **_STATE_IDS, **asked})
+            except ModelError as error:
+                if not refuses_fields(error):
+                    raise
+                full = error
+            try:
+                answer = self._client.ask("/completions", asked)
+            except ModelError:
+                raise full from full.__cause__  # it was not for these fields
+            self._takes_all_fields = False
+            return answer
+        return self._client.ask("/completions", asked)
+
+    def _check_tokenizer(self) -> None:
+        """Compare the spelling of a text, up to what a tokenizer begins texts with."""
+        body = {"prompt": _PROBE, "max_tokens": 1, "n": 1, "temperature": 0.0, "top_p": 1.0}
+        stated: Any = _choices(self._complete(body, SamplingParams(temperature=0.0)))[0].get("prompt_token_ids")
+        own = self._target.encode(_PROBE, add_special_tokens=False)
+        if not _are_ids(stated) or stated[-len(own) :] == own:
+            return
+        raise MismatchError(
+            "The server has another tokenizer than the target, so it serves another model",
+            got=f"{len(stated)} tokens, {stated[:6]} …, for {_PROBE[:23]!r} …",
+            expected=f"{len(own)} tokens, {own[:6]} …, as {self._target.name} spells it",
+            next_step="give the model that the server loaded as --target",
+        )
+
     def _with_stop(self, ids: list[int], choice: dict[str, Any], max_new_tokens: int) -> tuple[int, ...]:
         """The stop token was drawn like any other; some servers do not return it."""
-        stop_ids = sorted(self._target.stop_ids)
-        if choice.get("finish_reason") != "stop" or len(ids) >= max_new_tokens or (ids and ids[-1] in stop_ids):
+        ended = choice.get("finish_reason")
+        if ended in _CUT_SHORT:
+            raise ModelError(
+                "The server cut an output short",
+                got=f"finish_reason {ended!r} after {len(ids)} tokens",
+                expected="stop or length",
+                next_step="look into the server's log, and switch off whatever filters its outputs",
+            )
+        if ended != "stop" or len(ids) >= max_new_tokens:
+            return tuple(ids)
+        reason = choice.get("stop_reason", choice.get("matched_stop"))  # vLLM, SGLang: the token, or a stop string
+        stop_ids = [reason] if type(reason) is int else sorted(self._target.stop_ids)
+        if isinstance(reason, str) or (ids and ids[-1] in stop_ids):
             return tuple(ids)
         if len(stop_ids) == 1:
             return (*ids, stop_ids[0])
@@ -127,7 +164,7 @@ class OpenAiEngine:
         self.n_spelled_anew += 1
         text = choice.get("text")
         if not isinstance(text, str):
-            raise self._nonsense(choice, "a choice with a text")
+            raise no_completion(choice, "a choice with a text")
         ids = self._target.encode(text, add_special_tokens=False)
         stated = usage.get("completion_tokens") if isinstance(usage, dict) else None
         ended = choice.get("finish_reason") == "stop"
@@ -140,49 +177,16 @@ class OpenAiEngine:
             )
         return ids
 
-    def _ask(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(
-            self._url + path, data=None if body is None else json.dumps(body).encode(), headers=headers
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=self._timeout_s) as response:
-                value = json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            said = error.read(500).decode("utf-8", "replace").strip()
-            error.close()
-            raise ModelError(
-                f"The server refused {path}",
-                got=f"HTTP {error.code}: {said:.300}",
-                next_step="check --base-url, --served-model and, if the server wants one, OPENAI_API_KEY",
-            ) from error
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"The server does not answer {path}",
-                got=f"{type(error).__name__}: {error}",
-                expected=f"JSON within {self._timeout_s:g} s",
-                next_step="check that it runs and that --base-url ends as its documentation says, often with /v1",
-            ) from error
-        if not isinstance(value, dict):
-            raise self._nonsense(value, "a JSON object")
-        return value
 
-    @staticmethod
-    def _nonsense(value: Any, expected: str) -> ModelError:
-        return ModelError(
-            "The server's answer is not one of the completions interface",
-            got=f"{value!r:.200}",
-            expected=expected,
-            next_step="check that --base-url points at an OpenAI-compatible server",
-        )
+def _choices(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = answer.get("choices")
+    if isinstance(choices, list) and choices and all(isinstance(choice, dict) for choice in choices):
+        return choices
+    raise no_completion(answer, "a list of choices")
 
 
-def _stated_ids(choice: Any) -> list[int] | None:
+def _stated_ids(choice: dict[str, Any]) -> list[int] | None:
     """The ids a choice states, in any of the known ways; None if it states none."""
-    if not isinstance(choice, dict):
-        return None
     if _are_ids(choice.get("token_ids")):
         return list(choice["token_ids"])
     logprobs = choice.get("logprobs")
@@ -199,5 +203,5 @@ def _stated_ids(choice: Any) -> list[int] | None:
     return None
 
 
-def _are_ids(value: Any) -> bool:
+def _are_ids(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and bool(value) and all(type(i) is int and i >= 0 for i in value)

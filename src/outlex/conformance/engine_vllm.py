@@ -45,6 +45,7 @@ class VllmEngine:
         settings: any other argument of `vllm.LLM`.
 
     Raises:
+        InputError: settings that another argument has.
         ModelError: vLLM is not installed, or it refuses the model or the config.
     """
 
@@ -57,6 +58,15 @@ class VllmEngine:
         max_model_len: int = 1024,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
+        twice = sorted({"model", "dtype", "speculative_config"} & set(settings or {}))
+        if twice:
+            # what is judged, and how strictly, would be another thing than the report says
+            raise InputError(
+                f"An argument of vLLM is said elsewhere: {', '.join(twice)}",
+                got=f"{twice[0]} in --engine-args",
+                expected="--target, --engine-dtype and --speculative-config",
+                next_step=f"take {' and '.join(twice)} out of --engine-args",
+            )
         try:
             import vllm
         except ImportError as error:
@@ -81,7 +91,7 @@ class VllmEngine:
         except Exception as error:  # whatever the engine raises while it starts
             raise ModelError(
                 "vLLM does not start with this model",
-                got=f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}",
+                got=_last_line(error),
                 next_step="try the same with vLLM alone; --engine-dtype float32 where the CPU has no bfloat16",
             ) from error
         self._params: Any = vllm.SamplingParams
@@ -107,5 +117,18 @@ class VllmEngine:
         )
         # vLLM refuses several greedy outputs for one request
         prompts = [{"prompt_token_ids": list(prompt_ids)}] * (n_samples if params.greedy else 1)
-        finished = self._llm.generate(prompts, wanted, use_tqdm=False)
+        try:
+            finished = self._llm.generate(prompts, wanted, use_tqdm=False)
+        except Exception as error:  # whatever the engine raises: a request it does not take, or its own end
+            raise ModelError(
+                "vLLM did not answer a request",
+                got=_last_line(error),
+                next_step="it takes no --min-p with speculative decoding; longer prompts want"
+                " --engine-args '{\"max_model_len\": 4096}'",
+            ) from error
         return [tuple(output.token_ids) for request in finished for output in request.outputs]
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}"

@@ -157,23 +157,21 @@ class RowChooser:
         products = np.empty(len(ids) if self._multiplies else 0, np.float32)
         state = hidden.detach().float().contiguous().view(-1).numpy()
         without = _NOBODY if left_out is None else left_out.numpy()
-        _in_threads(
-            shortlist, state, *self._stages, *self._scratch, without, self._n_candidates, ids, n_given, products
-        )
+        _in_threads(state, *self._stages, *self._scratch, without, self._n_candidates, ids, n_given, products)
         return torch.from_numpy(ids), torch.from_numpy(products).unsqueeze(0) if self._multiplies else None
 
 
-def _in_threads(kernel: Any, *args: Any) -> None:
-    """Call a kernel with as many threads as torch takes."""
+def _in_threads(*args: Any) -> None:
+    """Call the kernel with as many threads as torch takes."""
     with _ONE_AT_A_TIME:
         n_before = numba.get_num_threads()
         n_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
         if n_threads == n_before:
-            kernel(*args, n_threads)
+            shortlist(*args, n_threads)
             return
         numba.set_num_threads(n_threads)
         try:
-            kernel(*args, n_threads)
+            shortlist(*args, n_threads)
         finally:
             numba.set_num_threads(n_before)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from outlex.drafters import FittedHead, TrimmedDrafter, load_draft_head
-from outlex.errors import ArtifactError, InputError
+from outlex.errors import ArtifactError, InputError, MismatchError
 from outlex.formats.drafter_checkpoint import EMBEDDING, LM_HEAD
 from outlex.formats.vllm_drafter import ARTIFACT
 from outlex.heads.base import DraftHead
@@ -35,7 +35,7 @@ def read_served(
     Raises:
         ArtifactError: no directory on this machine, no artifact in it, or a damaged one.
         InputError: a head that vLLM cannot serve, or not on so many devices.
-        MismatchError: it was made for a target of another width.
+        MismatchError: it was made for a target of another width, or with another tokenizer.
     """
     place = Path(directory) / ARTIFACT
     if not place.is_dir():
@@ -47,6 +47,13 @@ def read_served(
         )
     artifact = load_draft_head(place)
     if artifact.stored is not None:
+        if artifact.stored.target_tokenizer is not None:
+            raise MismatchError(
+                "vLLM's draft models have the target's tokenizer, and this one drafts for a target with another",
+                got=f"an artifact fitted for tokenizer {artifact.stored.target_tokenizer[:12]}",
+                expected=f"one for the drafter's own, {artifact.tokenizer_fingerprint[:12]}",
+                next_step="verify and serve such pairs with outlex itself, or with vLLM's use_heterogeneous_vocab",
+            )
         artifact.stored.check_target(n_target)
     if pipeline_parallel_size > 1:
         raise InputError(
