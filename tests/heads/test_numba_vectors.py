@@ -16,12 +16,12 @@ from numba import njit
 from outlex.heads.numba_vectors import GROUP, group_sums, row_sum, to_levels
 
 
-@njit
+@njit  # type: ignore[untyped-decorator]
 def sums_of(codes: Any, levels: Any, sums: Any) -> None:
     group_sums(codes, levels, sums)
 
 
-@njit
+@njit  # type: ignore[untyped-decorator]
 def sum_of(codes: Any, levels: Any) -> Any:
     return row_sum(codes, levels)
 
