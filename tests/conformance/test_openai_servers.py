@@ -177,6 +177,20 @@ def test_a_wrong_model_a_dead_server_and_no_address_are_errors() -> None:
         engine_at("localhost:8000")
 
 
+def test_the_only_model_of_a_server_needs_no_name() -> None:
+    with server(lambda body: choices(body, token_ids=[1, 2, 3])) as (url, asked):
+        engine = engine_at(url, model=None)
+        ask(engine)
+        assert {body["model"] for body in asked} == {"tiny"}
+        assert "tiny" in engine.name
+    for models, name in (({"data": [{"id": "a"}, {"id": "b"}]}, "a"), ({"data": []}, "NAME")):
+        with (
+            server(lambda body: choices(body), models=models) as (url, _),
+            pytest.raises(ModelError, match=f"which model is meant(?s:.*)--served-model {name}"),
+        ):
+            engine_at(url, model=None)
+
+
 def test_another_tokenizer_is_noticed_where_the_server_says_how_it_spells() -> None:
     own = tiny_pair()[0]
 

@@ -84,7 +84,11 @@ def verify(
     ] = None,
     served_model: Annotated[
         str | None,
-        typer.Option("--served-model", help="openai: as the server calls the target.", rich_help_panel=_DRAFTING),
+        typer.Option(
+            "--served-model",
+            help="openai: as the server calls the target. The default is the only model that it serves.",
+            rich_help_panel=_DRAFTING,
+        ),
     ] = None,
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=1, help="openai: seconds for one request.", rich_help_panel=_DRAFTING)

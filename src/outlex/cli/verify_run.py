@@ -160,7 +160,7 @@ def _engine(
         assert plan.base_url is not None  # the command line checks
         return OpenAiEngine(
             plan.base_url,
-            model=plan.served_model or plan.target,
+            model=plan.served_model,
             target=target,
             dtype=plan.engine_dtype,
             api_key=plan.api_key,

@@ -33,7 +33,7 @@ class OpenAiEngine:
 
     Args:
         base_url: such as http://127.0.0.1:8000/v1.
-        model: as the server calls it.
+        model: as the server calls it; None takes the only one that it serves.
         target: the reference's model, for its tokenizer and stop tokens.
         dtype: in which the server computes; no server says so.
         api_key: sent as a bearer token.
@@ -49,28 +49,21 @@ class OpenAiEngine:
         self,
         base_url: str,
         *,
-        model: str,
+        model: str | None,
         target: LanguageModel,
         dtype: str,
         api_key: str | None = None,
         timeout_s: float = 120.0,
     ) -> None:
         self._client = OpenAiClient(base_url, api_key=api_key, timeout_s=timeout_s)
-        self._model = model
+        self._model = self._served(model)
         self._target = target
         self._takes_all_fields = True
         self._wants_logprobs = False
         self.dtype = dtype
         self.n_spelled_anew = 0
-        served = [str(entry.get("id")) for entry in self._client.ask("/models").get("data", [])]
-        if served and model not in served:
-            raise ModelError(
-                f"The server does not serve {model}",
-                got=", ".join(served[:5]),
-                next_step=f"give the name the server uses: --served-model {served[0]}",
-            )
         self._check_tokenizer()
-        self.name = f"openai: {model} at {self._client.url}"
+        self.name = f"openai: {self._model} at {self._client.url}"
 
     def sample(
         self, prompt_ids: Sequence[int], *, params: SamplingParams, n_samples: int, max_new_tokens: int, seed: int
@@ -94,6 +87,18 @@ class OpenAiEngine:
                 own = self._spelled_anew(choice, answer.get("usage")) if ids is None else ids
                 outputs.append(self._with_stop(own, choice, max_new_tokens))
         return outputs
+
+    def _served(self, model: str | None) -> str:
+        names = [str(entry.get("id")) for entry in self._client.ask("/models").get("data", [])]
+        if model is None and len(names) == 1:
+            return names[0]
+        if model is not None and (model in names or not names):
+            return model
+        raise ModelError(
+            "The server does not say which model is meant" if model is None else f"The server does not serve {model}",
+            got=", ".join(names[:5]) or "no list of models",
+            next_step=f"give the name the server uses: --served-model {names[0] if names else 'NAME'}",
+        )
 
     def _complete(self, body: dict[str, Any], params: SamplingParams) -> dict[str, Any]:
         """Ask for completions, with fields that are not of OpenAI's own interface if the server takes them."""
