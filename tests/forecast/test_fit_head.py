@@ -15,7 +15,9 @@ from outlex.calibration.traces import TraceSet
 from outlex.drafters import FittedHead
 from outlex.errors import InputError, MismatchError, NumericalError
 from outlex.forecast.fitting import FitSettings, FittedChoice, Trial, fit_head
+from outlex.forecast.head_builder import HeadBuilder
 from outlex.heads.linear import LinearHead
+from outlex.heads.preview_plan import PreviewPlan, affordable_plans
 from outlex.vocab.tokenizer_facts import TokenizerFacts, facts_of
 
 N_ROWS, WIDTH = 8320, 64
@@ -72,6 +74,20 @@ def test_the_best_head_within_the_budget(method: Any) -> None:
     assert choice.head.provenance["compared_on"] == {"positions": 80, "prompts": 2}
     if choice.head.preview is not None:
         assert choice.head.preview.n_positions == len(traces)
+
+
+def test_one_preview_of_each_pair_of_shortlist_sizes_is_tried() -> None:
+    target, drafter, _ = setting()
+    settings = FitSettings(method="preview", budget=0.5)
+    build = HeadBuilder(target, drafter, facts=facts(), stop_ids=[], settings=settings)
+    tried = [plan for plan in build.plans(0) if isinstance(plan, PreviewPlan)]
+    everything = affordable_plans(drafter, max_bytes=int(0.5 * drafter.n_bytes))
+    pairs = [(plan.n_candidates, plan.n_exact) for plan in tried]
+    assert sorted(pairs) == sorted({(plan.n_candidates, plan.n_exact) for plan in everything})
+    for plan in tried:
+        # nothing that sorts before it has these sizes
+        before = everything[: everything.index(plan)]
+        assert (plan.n_candidates, plan.n_exact) not in [(one.n_candidates, one.n_exact) for one in before]
 
 
 def test_a_larger_budget_buys_acceptance() -> None:
