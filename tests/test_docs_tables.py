@@ -21,15 +21,16 @@ def page(name: str) -> str:
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("part", ["acceptance", "speed"])
-def test_forecast_and_benchmark(part: str) -> None:
+@pytest.mark.parametrize(("name", "part"), [("check", "acceptance"), ("check", "speed"), ("check_heads", "speed")])
+def test_forecast_and_benchmark(name: str, part: str) -> None:
     script = runpy.run_path(str(ROOT / "benchmarks" / "forecast" / "check.py"))
-    assert script[f"{part}_table"](recorded("forecast/check.json")[part]) in page("forecast.md")
+    assert script[f"{part}_table"](recorded(f"forecast/{name}.json")[part]) in page("forecast.md")
 
 
-def test_heads() -> None:
+@pytest.mark.parametrize("pair", ["acceptance", "acceptance_gemma"])
+def test_heads(pair: str) -> None:
     script = runpy.run_path(str(ROOT / "benchmarks" / "heads" / "acceptance.py"))
-    rows = [*recorded("heads/acceptance.json")["rows"], *recorded("heads/acceptance_07.json")["rows"]]
+    rows = [row for part in ("", "_07", "_corpus") for row in recorded(f"heads/{pair}{part}.json")["rows"]]
     assert script["markdown"](rows) in page("heads.md")
 
 
