@@ -102,8 +102,8 @@ class Maker:
         Few rows are exact then; or as many as the budget buys, for laws with long tails.
         """
         plans = affordable_plans(self.full, max_bytes=int(budget * self.full.n_bytes), n_joining=n_joining)
-        n_exact = max(plan.n_exact for plan in plans) if most_exact else 512
-        plans = [plan for plan in plans if (plan.n_exact == n_exact if most_exact else plan.n_exact <= n_exact)]
+        sizes = {max(plan.n_exact for plan in plans)} if most_exact else {256, 512}
+        plans = [plan for plan in plans if plan.n_exact in sizes]
         return max(plans, key=lambda plan: (plan.tiers[0].rank, plan.n_candidates, plan.tiers[0].n_rows or 1 << 60))
 
 
@@ -230,8 +230,10 @@ def main() -> None:
     make = Maker(calibration, drafter_head, facts, kept)
     if args.counts is not None:
         heads = corpus_lists(make, args.counts)
+    elif args.curve:
+        heads = curve_heads(make, [int(size) for size in args.curve.split(",")])
     else:
-        heads = curve_heads(make, [int(size) for size in args.curve.split(",")]) if args.curve else table_heads(make)
+        heads = table_heads(make)
     if args.only:
         heads = {name: head for name, head in heads.items() if "preview" in name}
     for name, head in heads.items():

@@ -164,6 +164,9 @@ def test_a_drafter_for_another_tokenizer_is_refused_whatever_its_proposal(trimme
     with pytest.raises(MismatchError, match="target with another") as refused:
         served(tmp_path / "model")
     assert "use_heterogeneous_vocab" in str(refused.value)
+    with pytest.raises(MismatchError, match="target with another"):
+        EXPORTS["vllm-plugin"](ExportRequest(artifact=tmp_path / "model" / ARTIFACT, output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_embeddings_are_fitted_to_the_target() -> None:

@@ -73,8 +73,7 @@ class OpenAiEngine:
         while len(outputs) < n_samples:
             # usage counts the tokens of a whole request: where texts are spelled anew it has to be one output's
             n = 1 if self.n_spelled_anew or params.greedy else min(_AT_ONCE, n_samples - len(outputs))
-            asked = {"prompt": list(prompt_ids), "max_tokens": max_new_tokens, "n": n}
-            answer = self._complete({**asked, "temperature": params.temperature, "top_p": params.top_p}, params)
+            answer = self._complete({"prompt": list(prompt_ids), "max_tokens": max_new_tokens, "n": n}, params)
             choices = _choices(answer)
             spelled = [_stated_ids(choice) for choice in choices]
             if None in spelled and not self._wants_logprobs:
@@ -102,13 +101,15 @@ class OpenAiEngine:
 
     def _complete(self, body: dict[str, Any], params: SamplingParams) -> dict[str, Any]:
         """Ask for completions, with fields that are not of OpenAI's own interface if the server takes them."""
-        law = {
+        filters = {
             "top_k": params.top_k or -1,
             "min_p": params.min_p,
             "repetition_penalty": params.repetition_penalty,
         }
+        law = {"temperature": params.temperature, "top_p": params.top_p}
         # a filter that was asked for is sent in any case: without it the answer would be of another law
-        asked = {"model": self._model, **body, **{key: value for key, value in law.items() if value != _NO_FILTER[key]}}
+        law |= {key: value for key, value in filters.items() if value != _NO_FILTER[key]}
+        asked: dict[str, Any] = {"model": self._model, **body, **law}
         if self._wants_logprobs:
             asked["logprobs"] = 1
         if self._takes_all_fields:
@@ -128,7 +129,7 @@ class OpenAiEngine:
 
     def _check_tokenizer(self) -> None:
         """Compare the spelling of a text, up to what a tokenizer begins texts with."""
-        body = {"prompt": _PROBE, "max_tokens": 1, "n": 1, "temperature": 0.0, "top_p": 1.0}
+        body = {"prompt": _PROBE, "max_tokens": 1, "n": 1}
         stated: Any = _choices(self._complete(body, SamplingParams(temperature=0.0)))[0].get("prompt_token_ids")
         own = self._target.encode(_PROBE, add_special_tokens=False)
         if not _are_ids(stated) or stated[-len(own) :] == own:

@@ -14,7 +14,7 @@ from typing import Any
 
 from outlex.artifact import MANIFEST
 from outlex.drafters import FittedHead, TrimmedDrafter, load_draft_head
-from outlex.errors import InputError
+from outlex.errors import InputError, MismatchError
 from outlex.formats.base import MapFile, Reading
 from outlex.formats.drafter_checkpoint import DrafterCheckpoint, copy_files, drafter_checkpoint
 from outlex.formats.exporting import Exported, ExportRequest
@@ -23,7 +23,15 @@ from outlex.formats.source import Source
 from outlex.formats.writing import write_directory
 from outlex.proposals.restoring import Restoring
 
-__all__ = ["ARCHITECTURES", "ARTIFACT", "VllmDrafter", "check_method", "export_vllm_drafter", "usage"]
+__all__ = [
+    "ARCHITECTURES",
+    "ARTIFACT",
+    "VllmDrafter",
+    "check_can_be_served",
+    "check_method",
+    "export_vllm_drafter",
+    "usage",
+]
 
 # Class of the drafter in vLLM and transformers -> class of the plugin.
 ARCHITECTURES = {
@@ -75,17 +83,11 @@ def export_vllm_drafter(request: ExportRequest) -> Exported:
         InputError: an artifact, a drafter or a path that vLLM or the plugin cannot take.
         ModelError: the drafter is not found.
         ArtifactError: something is damaged, or the disk refuses; nothing is written.
-        MismatchError: artifact and drafter do not belong together.
+        MismatchError: artifact and drafter do not belong together, or the target has another tokenizer.
     """
     check_method(request.output)
     artifact = load_draft_head(request.artifact)
-    if isinstance(artifact, FittedHead) and artifact.method != "preview":
-        raise InputError(
-            "vLLM cannot serve a head that follows the request",
-            got=f"{request.artifact}: {artifact.method}",
-            expected="a trimmed drafter, or a fitted head of the method preview",
-            next_step="vLLM does not show a draft model what the target verified; fit with --method preview",
-        )
+    check_can_be_served(artifact)
     base = drafter_checkpoint(request.drafter or artifact.base_source, architectures=ARCHITECTURES)
     n_target = request.n_target or _target_width(artifact, base)
     if artifact.stored is not None:
@@ -126,6 +128,29 @@ def _target_width(artifact: TrimmedDrafter | FittedHead, base: DrafterCheckpoint
     if artifact.stored is not None:
         return artifact.stored.n_target
     return base.n_rows if artifact.vocab is None else artifact.vocab.n_target
+
+
+def check_can_be_served(artifact: TrimmedDrafter | FittedHead) -> None:
+    """Refuse what no draft model of vLLM can be, whatever its drafter and wherever it runs.
+
+    Raises:
+        InputError: a head that follows the request.
+        MismatchError: an artifact for a target with another tokenizer.
+    """
+    if isinstance(artifact, FittedHead) and artifact.method != "preview":
+        raise InputError(
+            "vLLM cannot serve a head that follows the request",
+            got=artifact.method,
+            expected="a trimmed drafter, or a fitted head of the method preview",
+            next_step="vLLM does not show a draft model what the target verified; fit with --method preview",
+        )
+    if artifact.stored is not None and artifact.stored.target_tokenizer is not None:
+        raise MismatchError(
+            "vLLM's draft models have the target's tokenizer, and this one drafts for a target with another",
+            got=f"an artifact fitted for tokenizer {artifact.stored.target_tokenizer[:12]}",
+            expected=f"one for the drafter's own, {artifact.tokenizer_fingerprint[:12]}",
+            next_step="verify and serve such pairs with outlex itself, or with vLLM's use_heterogeneous_vocab",
+        )
 
 
 def check_method(output: Path) -> None:

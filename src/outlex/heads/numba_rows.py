@@ -34,6 +34,7 @@ __all__ = ["RowChooser", "try_it"]
 # one of Numba's thread pools does not stand two calls at once, and a call takes all threads anyway
 _ONE_AT_A_TIME = threading.Lock()
 _NOBODY = np.empty(0, np.bool_)
+_NO_WEIGHT = torch.empty(0, 0, dtype=torch.bfloat16)
 
 
 class _Stages(NamedTuple):
@@ -77,7 +78,7 @@ class RowChooser:
         coarse: the first stage, int4.
         fine: the second stage, int8.
         n_candidates: rows that the second stage scores, about.
-        weight: [n, d], the whole head.
+        weight: [n, d], the whole head; None, as one that is not bfloat16, leaves its products out.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class RowChooser:
         coarse: Sequence[QuantizedRows],
         fine: QuantizedRows,
         n_candidates: int,
-        weight: Tensor,
+        weight: Tensor | None,
     ) -> None:
         blocks, codes, scales, offsets = [], [], [], []
         n_bytes, n_slots, n_rows, z_start = 0, 0, 0, 0
@@ -105,7 +106,7 @@ class RowChooser:
             n_bytes, n_slots, n_rows = n_bytes + codes[-1].nbytes, n_slots + len(scales[-1]), n_rows + tier.n_rows
             z_start += width
         ranks = [tier.rank for tier in coarse]
-        is_bfloat16 = weight.dtype == torch.bfloat16 and weight.is_contiguous()
+        self._multiplies = weight is not None and weight.dtype == torch.bfloat16 and weight.is_contiguous()
         self._stages = _Stages(
             mean=mean.numpy(),
             basis=_bits(basis),
@@ -117,7 +118,7 @@ class RowChooser:
             offsets=_bits(torch.cat(offsets)),
             fine=_side_by_side(fine),
             order=order.numpy(),
-            weight=_bits(weight.detach() if is_bfloat16 else weight.new_empty(0, 0, dtype=torch.bfloat16)),
+            weight=_bits(weight.detach() if weight is not None and self._multiplies else _NO_WEIGHT),
         )
         most = -(-len(blocks) // CHUNKS) * BLOCK_ROWS + 16  # chunks whose distance is a power of 2 share cache lines
         self._scratch = _Scratch(
@@ -133,7 +134,6 @@ class RowChooser:
             counts=np.empty(CHUNKS, np.int64),
         )
         self._n_candidates = n_candidates
-        self._multiplies = is_bfloat16
 
     def shortlist(
         self, hidden: Tensor, n: int, *, given: Tensor | None = None, left_out: Tensor | None = None
@@ -148,7 +148,7 @@ class RowChooser:
 
         Returns:
             ids int64 [m + n], the chosen ones in no order; a score that is NaN is lower than all others. And these rows
-            of the head times h, float32 [1, m + n]; None if the head is not bfloat16.
+            of the head times h, float32 [1, m + n]; None without a bfloat16 head.
         """
         n_given = 0 if given is None else len(given)
         ids = np.empty(n_given + n, np.int64)

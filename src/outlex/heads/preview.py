@@ -122,7 +122,7 @@ class PreviewHead:
                 coarse=coarse,
                 fine=fine[0],
                 n_candidates=n_candidates,
-                weight=linear.weight,
+                weight=linear.weight if linear.bias is None else None,  # the kernel knows no bias
             )
         else:
             self._coarse = tuple((rows.rank, RowScorer(rows, device)) for rows in coarse)
@@ -178,7 +178,7 @@ class PreviewHead:
             left_out = None if self._always is None else self._is_always
             for row in torch.split(hidden, 1):
                 ids, products = self._chooser.shortlist(row, self._n_exact, given=always, left_out=left_out)
-                if products is None or self.linear.bias is not None or hidden.dtype != torch.bfloat16:
+                if products is None or hidden.dtype != torch.bfloat16:
                     yield ids, self.linear.rows(ids).logits(row)
                 else:
                     yield ids, self.linear.finished(products.to(torch.bfloat16))

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from outlex.drafters import FittedHead, TrimmedDrafter, load_draft_head
-from outlex.errors import ArtifactError, InputError, MismatchError
+from outlex.errors import ArtifactError, InputError
 from outlex.formats.drafter_checkpoint import EMBEDDING, LM_HEAD
-from outlex.formats.vllm_drafter import ARTIFACT
+from outlex.formats.vllm_drafter import ARTIFACT, check_can_be_served
 from outlex.heads.base import DraftHead
 from outlex.heads.linear import LinearHead
 from outlex.proposals.base import Proposal
@@ -46,14 +46,8 @@ def read_served(
             next_step="write one with `outlex export --to vllm-plugin`, and copy it to every node that serves",
         )
     artifact = load_draft_head(place)
+    check_can_be_served(artifact)
     if artifact.stored is not None:
-        if artifact.stored.target_tokenizer is not None:
-            raise MismatchError(
-                "vLLM's draft models have the target's tokenizer, and this one drafts for a target with another",
-                got=f"an artifact fitted for tokenizer {artifact.stored.target_tokenizer[:12]}",
-                expected=f"one for the drafter's own, {artifact.tokenizer_fingerprint[:12]}",
-                next_step="verify and serve such pairs with outlex itself, or with vLLM's use_heterogeneous_vocab",
-            )
         artifact.stored.check_target(n_target)
     if pipeline_parallel_size > 1:
         raise InputError(
@@ -64,13 +58,6 @@ def read_served(
         )
     if isinstance(artifact, TrimmedDrafter):
         return artifact
-    if artifact.method != "preview":
-        raise InputError(
-            "vLLM cannot serve a head that follows the request",
-            got=artifact.method,
-            expected="a trimmed drafter, or a fitted head of the method preview",
-            next_step="vLLM does not show a draft model what the target verified; fit with --method preview",
-        )
     if tensor_parallel_size > 1:
         raise InputError(
             "A preview cannot be split over devices: each of them would need all rows of the head",
