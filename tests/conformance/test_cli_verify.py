@@ -89,6 +89,22 @@ def test_a_server_that_is_not_there_is_an_error_and_no_departure(models: Path) -
     assert result.exit_code == 1
     assert "does not answer" in result.stderr
     assert "departs" not in result.stderr + result.stdout
+    assert "loading" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "needle"),
+    [
+        (("--drafter", "nowhere"), "no such model"),
+        (("--prompts", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--trimmed", "nowhere"), "nowhere"),
+    ],
+)
+def test_nothing_is_loaded_before_what_is_wrong_is_found(models: Path, options: tuple[str, ...], needle: str) -> None:
+    result = run(*arguments(models, "outlex", *options))
+    assert result.exit_code != 0
+    assert needle in result.stderr
+    assert "loading" not in result.stderr
 
 
 def test_what_an_engine_prints_is_not_in_the_answer(capfd: pytest.CaptureFixture[str]) -> None:

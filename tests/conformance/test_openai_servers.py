@@ -12,15 +12,16 @@ from tiny_models import byte_tokenizer, tiny_pair
 from outlex import SamplingParams
 from outlex.conformance import CheckConfig, ModelReference, verify_engine
 from outlex.conformance.engine_openai import OpenAiEngine
+from outlex.conformance.openai_client import OpenAiClient
 from outlex.errors import InputError, MismatchError, ModelError
 
 END = byte_tokenizer().eos_token_id
 
 
 def engine_at(url: str, **settings: Any) -> OpenAiEngine:
-    return OpenAiEngine(
-        url, **{"model": "tiny", "target": tiny_pair()[0], "dtype": "float32", "timeout_s": 5.0, **settings}
-    )
+    client = OpenAiClient(url, api_key=settings.pop("api_key", None), timeout_s=settings.pop("timeout_s", 5.0))
+    model = client.served_model(settings.pop("model", "tiny"))
+    return OpenAiEngine(client, model=model, **{"target": tiny_pair()[0], "dtype": "float32", **settings})
 
 
 def ask(engine: OpenAiEngine, n_samples: int = 2, **params: Any) -> list[tuple[int, ...]]:

@@ -10,7 +10,7 @@ from outlex.bench.environment import publishable
 from outlex.drafters.artifacts import DraftHeadArtifact, load_draft_head
 from outlex.drafters.eagle import EagleDrafter
 from outlex.errors import InputError
-from outlex.formats.eagle_checkpoint import load_drafter
+from outlex.formats.eagle_checkpoint import load_pair
 from outlex.models.load import load_model
 
 if TYPE_CHECKING:
@@ -86,12 +86,7 @@ def load_models(config: BenchConfig, *, progress: bool) -> BenchModels:
             progress=progress,
         )
 
-    target = load(config.target)
-    drafter: LanguageModel | EagleDrafter | None = None
-    if config.drafter is not None:
-        drafter = target
-        if config.drafter != config.target:
-            drafter = load_drafter(config.drafter, target=target, load=load)
+    target, drafter = load_pair(config.target, config.drafter, load=load)
     return BenchModels(target=target, drafter=drafter, trimmed=trimmed)
 
 

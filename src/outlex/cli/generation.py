@@ -20,10 +20,9 @@ from outlex.decode.text import TextStream
 from outlex.decode.token_trace import TokenTrace
 from outlex.drafters import load_draft_head
 from outlex.errors import ArtifactError
-from outlex.formats.eagle_checkpoint import load_drafter
+from outlex.formats.eagle_checkpoint import load_pair
 
 if TYPE_CHECKING:
-    from outlex.drafters import EagleDrafter
     from outlex.models import LanguageModel
 
 __all__ = ["decode", "decode_with", "print_blocks", "print_statistics", "save_trace"]
@@ -78,12 +77,7 @@ def _build(request: Request) -> SpeculativeDecoder:
     source = request.drafter
     if source is None and trimmed is not None:
         source = trimmed.base_source
-    target = request.machine.load(request.target)
-    drafter: LanguageModel | EagleDrafter | None = None
-    if source is not None:
-        drafter = target
-        if source != request.target:
-            drafter = load_drafter(source, target=target, load=request.machine.load)
+    target, drafter = load_pair(request.target, source, load=request.machine.load)
     return SpeculativeDecoder(
         target,
         drafter,

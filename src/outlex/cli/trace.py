@@ -26,7 +26,6 @@ from outlex.errors import InputError
 
 if TYPE_CHECKING:
     from outlex.calibration.traces import TraceSet
-    from outlex.drafters import EagleDrafter
     from outlex.models import LanguageModel
 
 __all__ = ["resumable", "show", "trace"]
@@ -146,16 +145,14 @@ def _run(config: TraceConfig) -> TraceSet:
     from outlex.bench.workload import encode_prompt, read_prompts
     from outlex.calibration.collect import TraceRequest, collect_traces
     from outlex.calibration.trace_files import find_header
-    from outlex.formats.eagle_checkpoint import load_drafter
+    from outlex.formats.eagle_checkpoint import load_pair
 
     records = read_prompts(config.prompts, limit=config.n_prompts)
     field = config.responses_field
     responses = None if field is None else _read_responses(config.prompts, field)
     find_header(config.output)  # refuses a wrong place before anything is loaded
-    target = config.machine.load(config.target)
-    drafter: LanguageModel | EagleDrafter = target
-    if config.drafter != config.target:
-        drafter = load_drafter(config.drafter, target=target, load=config.machine.load)
+    target, drafter = load_pair(config.target, config.drafter, load=config.machine.load)
+    assert drafter is not None
     requests = [
         TraceRequest(
             id=record.id,

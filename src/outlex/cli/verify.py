@@ -180,8 +180,9 @@ def verify(
         odds=tolerance,
         seed=seed,
     )
+    from outlex.bench.workload import encode_prompt
     from outlex.cli.verify_report import print_plan, print_verdict
-    from outlex.cli.verify_run import Plan, build, load_prompts, stdout_kept_clean
+    from outlex.cli.verify_run import Plan, build, prompt_records, stdout_kept_clean
     from outlex.conformance import verify_engine
 
     plan = Plan(
@@ -200,9 +201,10 @@ def verify(
         engine_dtype=engine_dtype,
         machine=Machine(dtype="float32", device=device, threads=threads),
     )
+    records = prompt_records(prompts, limit=limit)
     with stdout_kept_clean():
         subject = build(plan)
-    prompt_ids = load_prompts(subject.target, prompts, limit=limit, raw=raw)
+    prompt_ids = [encode_prompt(subject.target, record, raw=raw) for record in records]
     print_plan(config, subject)
     with stdout_kept_clean(), Ticker() as ticker:
         found = verify_engine(

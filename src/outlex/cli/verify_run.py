@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from outlex.bench.workload import PromptRecord, encode_prompt, read_prompts
+from outlex.bench.workload import PromptRecord, read_prompts
 from outlex.cli.options import Machine
 from outlex.conformance.engine_openai import OpenAiEngine
 from outlex.conformance.engine_outlex import OutlexEngine
@@ -20,20 +20,21 @@ from outlex.conformance.engine_transformers import TransformersEngine
 from outlex.conformance.engine_vllm import VllmEngine, json_settings
 from outlex.conformance.engines import Engine
 from outlex.conformance.law import Tolerance
+from outlex.conformance.openai_client import OpenAiClient
 from outlex.conformance.reference import ModelReference
 from outlex.decode.decoder import SpeculativeDecoder
 from outlex.demo.prompts import PROMPTS
 from outlex.drafters import TrimmedDrafter, load_draft_head
 from outlex.drafters.eagle import EagleDrafter
 from outlex.errors import InputError
-from outlex.formats.eagle_checkpoint import is_eagle_directory, load_drafter
+from outlex.formats.eagle_checkpoint import is_eagle_directory, load_pair
 from outlex.vocab.tokenizer_facts import check_same_tokenizer, facts_of
 
 if TYPE_CHECKING:
     from outlex.drafters.artifacts import DraftHeadArtifact
     from outlex.models import LanguageModel
 
-__all__ = ["Plan", "Subject", "build", "load_prompts", "stdout_kept_clean"]
+__all__ = ["Plan", "Subject", "build", "prompt_records", "stdout_kept_clean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +101,12 @@ def build(plan: Plan) -> Subject:
     speculative = json_settings(plan.speculative_config, "--speculative-config")
     settings = json_settings(plan.engine_args, "--engine-args")
     trimmed = None if plan.trimmed is None else load_draft_head(plan.trimmed)
-    source = plan.drafter or (None if trimmed is None else trimmed.base_source)
-    _check_transformers(plan, source)
-    target = plan.machine.load(plan.target)
+    if plan.drafter is None and trimmed is not None:
+        plan = replace(plan, drafter=trimmed.base_source)
+    _check_transformers(plan)
+    server = _server(plan)
+    target, drafter = load_pair(plan.target, plan.drafter, load=plan.machine.load)
     reference = ModelReference(target)
-    drafter = _drafter(plan, source, target)
     law = None
     if drafter is not None and not isinstance(drafter, EagleDrafter):
         check_same_tokenizer(facts_of(target.tokenizer), facts_of(drafter.tokenizer), remedy="")
@@ -113,7 +115,7 @@ def build(plan: Plan) -> Subject:
     if isinstance(trimmed, TrimmedDrafter):
         trimmed.vocab.check_tokenizer(facts_of(target.tokenizer))
     return Subject(
-        engine=_engine(plan, target, drafter, trimmed, speculative, settings),
+        engine=_engine(plan, server, target, drafter, trimmed, speculative, settings),
         target=target,
         reference=reference,
         drafter=law,
@@ -121,23 +123,26 @@ def build(plan: Plan) -> Subject:
     )
 
 
-def _check_transformers(plan: Plan, source: str | None) -> None:
+def _check_transformers(plan: Plan) -> None:
     if plan.engine != "transformers":
         return
-    is_eagle = source is not None and is_eagle_directory(source)
+    is_eagle = plan.drafter is not None and is_eagle_directory(plan.drafter)
     if is_eagle or plan.trimmed is not None:
         raise InputError(
             f"transformers' own assisted generation takes no {'EAGLE' if is_eagle else 'trimmed'} drafter",
-            got=f"--trimmed {plan.trimmed}" if plan.trimmed is not None else f"--drafter {source}",
+            got=f"--trimmed {plan.trimmed}" if plan.trimmed is not None else f"--drafter {plan.drafter}",
             expected="a model as --drafter, or --prompt-lookup",
             next_step="verify outlex: its hook for transformers runs the same loop",
         )
 
 
-def _drafter(plan: Plan, source: str | None, target: LanguageModel) -> LanguageModel | EagleDrafter | None:
-    if source is None or source == plan.target:
-        return None if source is None else target
-    return load_drafter(source, target=target, load=plan.machine.load)
+def _server(plan: Plan) -> tuple[OpenAiClient, str] | None:
+    """The server and what it calls the target, for the engine that is one."""
+    if plan.engine != "openai":
+        return None
+    assert plan.base_url is not None  # the command line checks
+    client = OpenAiClient(plan.base_url, api_key=plan.api_key, timeout_s=plan.timeout_s)
+    return client, client.served_model(plan.served_model)
 
 
 def _draft_ids(drafter: LanguageModel | EagleDrafter | None, trimmed: DraftHeadArtifact | None) -> Tensor | None:
@@ -148,6 +153,7 @@ def _draft_ids(drafter: LanguageModel | EagleDrafter | None, trimmed: DraftHeadA
 
 def _engine(
     plan: Plan,
+    server: tuple[OpenAiClient, str] | None,
     target: LanguageModel,
     drafter: LanguageModel | EagleDrafter | None,
     trimmed: DraftHeadArtifact | None,
@@ -156,21 +162,12 @@ def _engine(
 ) -> Engine:
     if plan.engine == "vllm":
         return VllmEngine(_directory(plan.target), speculative=speculative, dtype=plan.engine_dtype, settings=settings)
-    if plan.engine == "openai":
-        assert plan.base_url is not None  # the command line checks
-        return OpenAiEngine(
-            plan.base_url,
-            model=plan.served_model,
-            target=target,
-            dtype=plan.engine_dtype,
-            api_key=plan.api_key,
-            timeout_s=plan.timeout_s,
-        )
+    if server is not None:
+        client, served = server
+        return OpenAiEngine(client, model=served, target=target, dtype=plan.engine_dtype)
     if plan.engine_dtype != "float32":  # models of its own, in that type
-        plan = replace(plan, machine=replace(plan.machine, dtype=plan.engine_dtype))
-        same = drafter is target
-        target = plan.machine.load(plan.target)
-        drafter = target if same else _drafter(plan, None if drafter is None else drafter.source, target)
+        load = replace(plan.machine, dtype=plan.engine_dtype).load
+        target, drafter = load_pair(plan.target, plan.drafter, load=load)
     if plan.engine == "transformers":
         assert not isinstance(drafter, EagleDrafter)  # refused before anything was loaded
         return TransformersEngine(target, drafter, prompt_lookup=plan.prompt_lookup, draft_len=plan.draft_len)
@@ -187,15 +184,12 @@ def _directory(source: str) -> str:
     return str(locate(source, dtype=torch.float32, cache_dir=None, report=Reporter(enabled=True)).directory)
 
 
-def load_prompts(target: LanguageModel, path: Path | None, *, limit: int | None, raw: bool) -> list[Sequence[int]]:
-    """Token ids of the prompts in a file, or of the demo's.
+def prompt_records(path: Path | None, *, limit: int | None) -> list[PromptRecord]:
+    """The prompts in a file, or the demo's.
 
     Raises:
         InputError: a file that cannot be used, or fewer prompts than `limit`.
     """
-    if path is None:
-        own = [PromptRecord(id=str(i), domain=domain, text=text) for i, (domain, text) in enumerate(PROMPTS)]
-        records = own[:limit]
-    else:
-        records = read_prompts(path, limit=limit)
-    return [encode_prompt(target, record, raw=raw) for record in records]
+    if path is not None:
+        return read_prompts(path, limit=limit)
+    return [PromptRecord(id=str(i), domain=domain, text=text) for i, (domain, text) in enumerate(PROMPTS)][:limit]

@@ -32,31 +32,26 @@ class OpenAiEngine:
     tokenised again, and refused if the server counted another number of tokens, because one text has many spellings.
 
     Args:
-        base_url: such as http://127.0.0.1:8000/v1.
-        model: as the server calls it; None takes the only one that it serves.
+        client: of the server.
+        model: as the server calls it, see `OpenAiClient.served_model`.
         target: the reference's model, for its tokenizer and stop tokens.
         dtype: in which the server computes; no server says so.
-        api_key: sent as a bearer token.
-        timeout_s: for one request.
 
     Raises:
-        InputError: not an http address.
-        ModelError: the server does not answer, or does not serve this model.
+        ModelError: the server does not answer.
         MismatchError: it has another tokenizer; noticed where the server says how it spelled a prompt (vLLM).
     """
 
     def __init__(
         self,
-        base_url: str,
+        client: OpenAiClient,
         *,
-        model: str | None,
+        model: str,
         target: LanguageModel,
         dtype: str,
-        api_key: str | None = None,
-        timeout_s: float = 120.0,
     ) -> None:
-        self._client = OpenAiClient(base_url, api_key=api_key, timeout_s=timeout_s)
-        self._model = self._served(model)
+        self._client = client
+        self._model = model
         self._target = target
         self._takes_all_fields = True
         self._wants_logprobs = False
@@ -86,18 +81,6 @@ class OpenAiEngine:
                 own = self._spelled_anew(choice, answer.get("usage")) if ids is None else ids
                 outputs.append(self._with_stop(own, choice, max_new_tokens))
         return outputs
-
-    def _served(self, model: str | None) -> str:
-        names = [str(entry.get("id")) for entry in self._client.ask("/models").get("data", [])]
-        if model is None and len(names) == 1:
-            return names[0]
-        if model is not None and (model in names or not names):
-            return model
-        raise ModelError(
-            "The server does not say which model is meant" if model is None else f"The server does not serve {model}",
-            got=", ".join(names[:5]) or "no list of models",
-            next_step=f"give the name the server uses: --served-model {names[0] if names else 'NAME'}",
-        )
 
     def _complete(self, body: dict[str, Any], params: SamplingParams) -> dict[str, Any]:
         """Ask for completions, with fields that are not of OpenAI's own interface if the server takes them."""

@@ -72,6 +72,26 @@ class OpenAiClient:
             raise no_completion(value, "a JSON object")
         return value
 
+    def served_model(self, name: str | None) -> str:
+        """What the server calls the model that is meant.
+
+        Args:
+            name: None takes the only one that it serves.
+
+        Raises:
+            ModelError: it does not answer, does not serve this model, or serves several.
+        """
+        names = [str(entry.get("id")) for entry in self.ask("/models").get("data", [])]
+        if name is None and len(names) == 1:
+            return names[0]
+        if name is not None and (name in names or not names):
+            return name
+        raise ModelError(
+            "The server does not say which model is meant" if name is None else f"The server does not serve {name}",
+            got=", ".join(names[:5]) or "no list of models",
+            next_step=f"give the name the server uses: --served-model {names[0] if names else 'NAME'}",
+        )
+
 
 def refuses_fields(error: ModelError) -> bool:
     """Whether a server said that it does not take a request like this: a field it does not know, for one."""

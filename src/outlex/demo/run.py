@@ -17,7 +17,7 @@ from outlex.demo.heads import make_heads
 from outlex.demo.measuring import OnElapsed, measure_within
 from outlex.demo.prompts import PROMPTS
 from outlex.drafters import EagleDrafter
-from outlex.formats.eagle_checkpoint import load_drafter
+from outlex.formats.eagle_checkpoint import load_pair
 from outlex.models import LanguageModel, load_model
 from outlex.models.cache import cache_root, make_folder
 from outlex.vocab.sub_vocab import SubVocab
@@ -87,12 +87,13 @@ def _load_pair(
             cache_dir=config.cache_dir,
         )
 
-    on_note(f"loading the target {config.target} (the first run fetches and converts it)")
-    target = load(config.target)
-    if config.drafter == config.target:
-        return target, target
-    on_note(f"loading the drafter {Path(config.drafter).name}")
-    return target, load_drafter(config.drafter, target=target, load=load)
+    on_note(
+        f"loading the target {config.target} (the first run fetches and converts it)"
+        f" and the drafter {Path(config.drafter).name}"
+    )
+    target, drafter = load_pair(config.target, config.drafter, load=load)
+    assert drafter is not None
+    return target, drafter
 
 
 def _write_prompts(path: Path) -> list[PromptRecord]:

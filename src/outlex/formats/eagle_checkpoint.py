@@ -29,11 +29,12 @@ from outlex.formats.eagle3 import read_draft_map
 from outlex.formats.eagle_settings import is_eagle3, is_speculators, own_section, settings_of, written_settings
 from outlex.formats.source import Source
 from outlex.formats.writing import write_directory
+from outlex.models import check_source
 
 if TYPE_CHECKING:
     from outlex.models.language_model import LanguageModel
 
-__all__ = ["has_draft_map", "is_eagle_directory", "load_drafter", "load_eagle", "read_eagle", "save_eagle"]
+__all__ = ["has_draft_map", "is_eagle_directory", "load_eagle", "load_pair", "read_eagle", "save_eagle"]
 
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 _MAP = ("d2t", "t2d")
@@ -116,20 +117,27 @@ def load_eagle(path: str | os.PathLike[str], *, target: LanguageModel) -> EagleD
     return EagleDrafter(read_eagle(place, target=target), target, name=place.name, source=str(place))
 
 
-def load_drafter(
-    source: str, *, target: LanguageModel, load: Callable[[str], LanguageModel]
-) -> LanguageModel | EagleDrafter:
-    """What `--drafter` names: the directory of an EAGLE drafter, or a model.
+def load_pair(
+    target: str, drafter: str | None, *, load: Callable[[str], LanguageModel]
+) -> tuple[LanguageModel, LanguageModel | EagleDrafter | None]:
+    """A target and what `--drafter` names: the directory of an EAGLE drafter, or a model; the target itself once.
 
     Args:
-        source: what the user wrote.
-        target: the loaded target.
+        target, drafter: what the user wrote; None is no drafter.
         load: how models are loaded.
 
     Raises:
+        ModelError: there is no such model; a wrong name of either ends it before anything is loaded.
         MismatchError, ArtifactError, VocabError: see `read_eagle`.
     """
-    return load_eagle(source, target=target) if is_eagle_directory(source) else load(source)
+    check_source(target)
+    is_eagle = drafter is not None and is_eagle_directory(drafter)
+    if drafter is not None and not is_eagle:
+        check_source(drafter)
+    loaded = load(target)
+    if drafter is None or drafter == target:
+        return loaded, None if drafter is None else loaded
+    return loaded, load_eagle(drafter, target=loaded) if is_eagle else load(drafter)
 
 
 def save_eagle(

@@ -2,5 +2,6 @@
 
 from outlex.models.language_model import LanguageModel
 from outlex.models.load import load_model
+from outlex.models.locate import check_source
 
-__all__ = ["LanguageModel", "load_model"]
+__all__ = ["LanguageModel", "check_source", "load_model"]

@@ -17,7 +17,7 @@ from outlex.models.gguf import convert_gguf, finished_conversion, require_gguf
 from outlex.models.hub import hub_directory
 from outlex.models.progress import Reporter
 
-__all__ = ["Located", "locate"]
+__all__ = ["Located", "check_source", "locate"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -37,6 +37,37 @@ class Located:
     source: str
     directory: Path
     is_cached: bool = False
+
+
+def check_source(source: str | os.PathLike[str]) -> None:
+    """Refuse what cannot be the name of a model, without fetching anything: before another model is loaded in vain.
+
+    Args:
+        source: as for `locate`.
+
+    Raises:
+        ModelError: nothing here has this name, and it is no Hub id.
+    """
+    text = os.fspath(source)
+    path = Path(text).expanduser()
+    if (isinstance(source, str) and source in CATALOGUE) or (text and path.is_dir()):
+        return
+    if path.is_file() and path.suffix != ".gguf":
+        raise ModelError(
+            "a single file must be a GGUF file",
+            got=path,
+            expected="NAME.gguf, or the directory that holds config.json",
+            next_step="give the directory of the checkpoint instead",
+        )
+    is_hub_id = isinstance(source, str) and path.suffix != ".gguf" and _HUB_ID.fullmatch(source)
+    if not (path.is_file() or is_hub_id):
+        near = near_misses(text)
+        raise ModelError(
+            "no such model",
+            got=repr(text),
+            expected=f"a catalogue name ({', '.join(CATALOGUE)}), a directory, a .gguf file, a Hub id OWNER/NAME",
+            next_step=f"did you mean {' or '.join(near)}?" if near else "check the path or the name",
+        )
 
 
 def locate(
@@ -61,22 +92,15 @@ def locate(
         ModelError: nothing found under this name, or it cannot be fetched (`DownloadError`).
         ArtifactError: a GGUF file is damaged, or the cache cannot be written.
     """
+    check_source(source)
     root = cache_root(cache_dir)
     if isinstance(source, str) and source in CATALOGUE:
         return _from_catalogue(CATALOGUE[source], dtype=dtype, root=root, report=report)
-    text = os.fspath(source)
-    path = Path(text).expanduser()
-    if path.is_dir() and text:
+    path = Path(source).expanduser()
+    if path.is_dir():
         path = path.absolute()
         return Located(name=path.resolve().name, source=str(path), directory=path)
     if path.is_file():
-        if path.suffix != ".gguf":
-            raise ModelError(
-                "a single file must be a GGUF file",
-                got=path,
-                expected="NAME.gguf, or the directory that holds config.json",
-                next_step="give the directory of the checkpoint instead",
-            )
         path = path.absolute()
         directory = convert_gguf(
             path,
@@ -86,9 +110,8 @@ def locate(
             progress=report.enabled,
         )
         return Located(name=path.stem, source=str(path), directory=directory, is_cached=True)
-    if isinstance(source, str) and path.suffix != ".gguf" and _HUB_ID.fullmatch(source):
-        return Located(name=source.split("/")[1], source=source, directory=hub_directory(source, report=report))
-    raise _not_found(text)
+    hub_id = str(source)
+    return Located(name=hub_id.split("/")[1], source=hub_id, directory=hub_directory(hub_id, report=report))
 
 
 def _from_catalogue(entry: CatalogueEntry, *, dtype: torch.dtype, root: Path, report: Reporter) -> Located:
@@ -119,13 +142,3 @@ def _from_catalogue(entry: CatalogueEntry, *, dtype: torch.dtype, root: Path, re
             progress=report.enabled,
         )
     return Located(name=entry.name, source=entry.name, directory=directory, is_cached=True)
-
-
-def _not_found(text: str) -> ModelError:
-    near = near_misses(text)
-    return ModelError(
-        "no such model",
-        got=repr(text),
-        expected=f"a catalogue name ({', '.join(CATALOGUE)}), a directory, a .gguf file, a Hub id OWNER/NAME",
-        next_step=f"did you mean {' or '.join(near)}?" if near else "check the path or the name",
-    )
