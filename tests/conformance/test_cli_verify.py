@@ -24,6 +24,7 @@ def test_our_loop_with_a_trimmed_drafter_is_lossless_so_far(models: Path, trimme
     assert result.exit_code == 0, result.stderr
     assert "lossless so far" in result.stdout
     assert "2 of 2 outputs equal" in result.stdout
+    assert "draft tokens were accepted" in result.stdout
     assert "found with probability 0.9" in result.stderr  # power is stated before anything is drawn
     assert "false-alarm rate 0.01" in result.stderr
 
@@ -36,6 +37,7 @@ def test_json_holds_the_verdict(models: Path, prompts: Path) -> None:
     assert value["greedy"]["n_equal"] == 2
     assert value["sampled"]["n_samples"] == 60
     assert value["sampled"]["flagged_at"] is None
+    assert value["n_accepted"] > 0
     assert value["params"]["temperature"] == 1.0
 
 

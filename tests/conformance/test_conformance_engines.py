@@ -20,7 +20,7 @@ from outlex.errors import InputError, ModelError
 from outlex.vocab.must_keep import MustKeep
 from outlex.vocab.tokenizer_facts import facts_of
 
-PROMPTS = [[10, 20, 30], [65, 66]]
+PROMPTS = [[10, 20, 30] * 6, [65] * 12]  # prompt lookup finds something in them
 
 
 def our_engine() -> OutlexEngine:
@@ -57,6 +57,8 @@ def test_engines_that_keep_the_law_pass(name: str) -> None:
     assert found.lossless_so_far
     assert found.greedy is not None
     assert (found.greedy.n_equal, found.greedy.n_tokens) == (2, 24)
+    assert found.n_accepted is not None
+    assert 0 < found.n_accepted < 2 * 12 + 60 * 5
     assert json.loads(json.dumps(found.to_json()))["engine"] == found.engine
 
 
@@ -79,6 +81,7 @@ def test_a_wrong_target_is_flagged_through_a_real_engine() -> None:
         drafter=ModelReference(drafter),
     )
     assert not found.lossless_so_far
+    assert found.n_accepted == 0
     assert found.greedy is not None
     assert found.greedy.departures
     assert found.sampled is not None
@@ -115,6 +118,9 @@ def test_vllm_is_asked_for_the_law_and_nothing_else(monkeypatch: pytest.MonkeyPa
             output = types.SimpleNamespace(token_ids=[1, 2])
             return [types.SimpleNamespace(outputs=[output] * params["n"]) for _ in prompts]
 
+        def get_metrics(self) -> list[Any]:
+            return [types.SimpleNamespace(name="vllm:spec_decode_num_accepted_tokens", value=3.0)]
+
     module: Any = types.SimpleNamespace(LLM=Llm, SamplingParams=dict, __version__="0")
     monkeypatch.setitem(sys.modules, "vllm", module)
     engine = VllmEngine(
@@ -130,6 +136,9 @@ def test_vllm_is_asked_for_the_law_and_nothing_else(monkeypatch: pytest.MonkeyPa
         assert (asked["params"]["n"], asked["params"]["top_k"]) == (n, params.top_k)
         assert asked["params"]["ignore_eos"] is True
         assert "seed" not in asked["params"]
+    assert engine.n_accepted == 3
+    uncounted = VllmEngine("m", speculative=None, dtype="float32", settings={"disable_log_stats": True})
+    assert uncounted.n_accepted is None
     with pytest.raises(ModelError, match="not yet supported") as refused:
         engine.sample([7, 8], params=SamplingParams(min_p=0.1), n_samples=3, max_new_tokens=2, seed=1)
     assert "--min-p" in str(refused.value)

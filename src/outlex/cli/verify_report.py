@@ -54,11 +54,20 @@ def print_verdict(found: Verification, target: LanguageModel) -> None:
         facts["greedy"] = _greedy(found.greedy)
     if found.sampled is not None:
         facts |= _sampled(found.sampled, target)
+    facts["drafts"] = _drafts(found.n_accepted)
     facts["time"] = f"engine {found.engine_s:.0f} s, reference {found.reference_s:.0f} s"
     print_facts(console, facts)
     if found.greedy is not None:
         for one in sorted(found.greedy.disagreements, key=lambda one: one.is_tie)[:_N_SHOWN]:
             say(_disagreement(one, target))
+
+
+def _drafts(n_accepted: int | None) -> str:
+    if n_accepted is None:
+        return "the engine does not tell whether it drafted: look at its own counters"
+    if n_accepted == 0:
+        return "none was accepted: this is the control, and says nothing about speculative decoding"
+    return f"{n_accepted} draft tokens were accepted"
 
 
 def _greedy(found: GreedyResult) -> str:

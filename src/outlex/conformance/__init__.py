@@ -1,7 +1,7 @@
 """Black-box conformance: whether an engine's speculative decoding keeps the target's law."""
 
 from outlex.conformance.check import CheckConfig, verify_engine
-from outlex.conformance.engines import Engine
+from outlex.conformance.engines import CountsDrafts, Engine
 from outlex.conformance.law import Tolerance
 from outlex.conformance.reference import ModelReference, Reference
 from outlex.conformance.result import Verification
@@ -9,6 +9,7 @@ from outlex.conformance.sampled import SequentialTest
 
 __all__ = [
     "CheckConfig",
+    "CountsDrafts",
     "Engine",
     "ModelReference",
     "Reference",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from outlex.conformance.aims import bets_on, default_aims
 from outlex.conformance.betting import detectable_shares
-from outlex.conformance.engines import Engine
+from outlex.conformance.engines import CountsDrafts, Engine
 from outlex.conformance.greedy import check_greedy
 from outlex.conformance.law import Tolerance
 from outlex.conformance.reference import Reference
@@ -163,6 +163,7 @@ def verify_engine(
         params=asdict(config.params),
         greedy=greedy,
         sampled=sampled,
+        n_accepted=engine.n_accepted if isinstance(engine, CountsDrafts) else None,
         engine_s=timed.engine_s,
         reference_s=time.perf_counter() - began - timed.engine_s,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from outlex.decode.decoder import SpeculativeDecoder
+from outlex.decode.generation import Generation
 from outlex.decode.together import generate_together
 from outlex.drafters.independent import IndependentDrafter
 from outlex.sampling import SamplingParams
@@ -13,7 +14,7 @@ __all__ = ["OutlexEngine"]
 
 
 class OutlexEngine:
-    """A `SpeculativeDecoder`, with any drafter, head and proposal (protocol `Engine`).
+    """A `SpeculativeDecoder`, with any drafter, head and proposal (protocols `Engine` and `CountsDrafts`).
 
     Args:
         decoder: ready to decode.
@@ -28,28 +29,35 @@ class OutlexEngine:
         drafted = "no drafter" if drafter is None else f"{drafter.name}, {drafter.head.name} head"
         self.name = f"outlex: {decoder.loaded.name}, {drafted}, {decoder.proposal.name}"
         self.dtype = str(decoder.loaded.dtype).removeprefix("torch.")
+        self.n_accepted = 0
 
     def sample(
         self, prompt_ids: Sequence[int], *, params: SamplingParams, n_samples: int, max_new_tokens: int, seed: int
     ) -> list[tuple[int, ...]]:
         seeds = range(seed, seed + n_samples)
-        if self._batch_size == 1 or n_samples == 1:
+        n_together = 1 if n_samples == 1 else self._batch_size
+        outputs: list[tuple[int, ...]] = []
+        for start in range(0, n_samples, n_together):
+            batch = seeds[start : start + n_together]
+            generations = self._generate(prompt_ids, batch, params=params, max_new_tokens=max_new_tokens)
+            outputs += [generation.token_ids for generation in generations]
+            self.n_accepted += sum(generation.n_accepted for generation in generations)
+        return outputs
+
+    def _generate(
+        self, prompt_ids: Sequence[int], seeds: Sequence[int], *, params: SamplingParams, max_new_tokens: int
+    ) -> list[Generation]:
+        if len(seeds) == 1:
             return [
                 self._decoder.generate(
-                    list(prompt_ids), max_new_tokens=max_new_tokens, params=params, seed=own, ignore_stop_ids=True
-                ).token_ids
-                for own in seeds
+                    list(prompt_ids), max_new_tokens=max_new_tokens, params=params, seed=seeds[0], ignore_stop_ids=True
+                )
             ]
-        outputs: list[tuple[int, ...]] = []
-        for start in range(0, n_samples, self._batch_size):
-            batch = seeds[start : start + self._batch_size]
-            generations = generate_together(
-                self._decoder,
-                [prompt_ids] * len(batch),
-                seeds=batch,
-                max_new_tokens=max_new_tokens,
-                params=params,
-                ignore_stop_ids=True,
-            )
-            outputs += [generation.token_ids for generation in generations]
-        return outputs
+        return generate_together(
+            self._decoder,
+            [prompt_ids] * len(seeds),
+            seeds=seeds,
+            max_new_tokens=max_new_tokens,
+            params=params,
+            ignore_stop_ids=True,
+        )

@@ -15,7 +15,7 @@ __all__ = ["TransformersEngine"]
 
 
 class TransformersEngine:
-    """`model.generate`, one output at a time, as assisted generation wants it (protocol `Engine`).
+    """`model.generate`, one output at a time, as assisted generation wants it (protocols `Engine` and `CountsDrafts`).
 
     The law is told in full and nothing is read from the checkpoint's generation config; no stop token ends an output.
 
@@ -39,14 +39,17 @@ class TransformersEngine:
         drafted = "prompt lookup" if prompt_lookup else f"assistant {drafter.name}" if drafter else "no assistant"
         self.name = f"transformers {__version__}: {target.name}, {drafted}"
         self.dtype = str(target.dtype).removeprefix("torch.")
+        self.n_accepted = 0
 
     def sample(
         self, prompt_ids: Sequence[int], *, params: SamplingParams, n_samples: int, max_new_tokens: int, seed: int
     ) -> list[tuple[int, ...]]:
-        return [
-            self._method.run(list(prompt_ids), params, max_new_tokens=max_new_tokens, seed=own).token_ids
-            for own in range(seed, seed + n_samples)
-        ]
+        outputs = []
+        for own in range(seed, seed + n_samples):
+            run = self._method.run(list(prompt_ids), params, max_new_tokens=max_new_tokens, seed=own)
+            outputs.append(run.token_ids)
+            self.n_accepted += len(run.token_ids) - (run.n_passes or 0)
+        return outputs
 
 
 class _PromptLookup(TransformersMethod):

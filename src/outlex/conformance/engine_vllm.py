@@ -35,7 +35,7 @@ def json_settings(text: str | None, option: str) -> dict[str, Any] | None:
 
 
 class VllmEngine:
-    """`vllm.LLM` with or without drafts (protocol `Engine`). Outputs of one prompt share batches.
+    """`vllm.LLM` with or without drafts (protocols `Engine` and `CountsDrafts`). Outputs of one prompt share batches.
 
     Args:
         model: what vLLM loads as target: a directory or a Hub id.
@@ -82,6 +82,7 @@ class VllmEngine:
             # answers from a prefix cache are as good, but drafts of a cached prompt are another code path
             "enable_prefix_caching": False,
             "generation_config": "vllm",  # nothing from the checkpoint's own filters
+            "disable_log_stats": False,  # what it drafted is counted there
             **(settings or {}),
         }
         if speculative is not None:
@@ -94,10 +95,20 @@ class VllmEngine:
                 got=_last_line(error),
                 next_step="try the same with vLLM alone; --engine-dtype float32 where the CPU has no bfloat16",
             ) from error
+        self._counts = not arguments["disable_log_stats"]
         self._params: Any = vllm.SamplingParams
         drafted = "no drafts" if speculative is None else json.dumps(dict(speculative), sort_keys=True)
         self.name = f"vllm {vllm.__version__}: {model}, {drafted}"
         self.dtype = dtype
+
+    @property
+    def n_accepted(self) -> int | None:
+        """Draft tokens accepted so far; None without vLLM's statistics (`disable_log_stats` in the settings)."""
+        if not self._counts:
+            return None
+        metrics = {metric.name: metric for metric in self._llm.get_metrics()}
+        counter = metrics.get("vllm:spec_decode_num_accepted_tokens")  # not there without a speculative config
+        return 0 if counter is None else int(counter.value)
 
     def sample(
         self, prompt_ids: Sequence[int], *, params: SamplingParams, n_samples: int, max_new_tokens: int, seed: int

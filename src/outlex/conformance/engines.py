@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from outlex.errors import ModelError
 from outlex.sampling import SamplingParams
 
-__all__ = ["Engine", "checked"]
+__all__ = ["CountsDrafts", "Engine", "checked"]
 
 TokenIds = tuple[int, ...]
 
@@ -40,6 +40,15 @@ class Engine(Protocol):
         Raises:
             ModelError: the engine failed or does not say which tokens it drew.
         """
+
+
+@runtime_checkable
+class CountsDrafts(Protocol):
+    """An engine that knows whether it drafted at all; one that did not passes every check, and says nothing."""
+
+    @property
+    def n_accepted(self) -> int | None:
+        """Draft tokens that the target accepted so far; None if the engine was told not to count."""
 
 
 def checked(outputs: list[TokenIds], *, n_samples: int, max_new_tokens: int, n_target: int) -> list[TokenIds]:

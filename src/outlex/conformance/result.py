@@ -153,6 +153,8 @@ class Verification:
         dtype: in which the engine computes.
         params: the law that was asked for, JSON values.
         greedy, sampled: the parts; None if not run.
+        n_accepted: draft tokens that the target accepted meanwhile; None if the engine does not tell. With 0 of them
+            nothing was learnt about speculation.
         engine_s, reference_s: where the time went.
     """
 
@@ -162,6 +164,7 @@ class Verification:
     params: dict[str, Any]
     greedy: GreedyResult | None
     sampled: SampledResult | None
+    n_accepted: int | None
     engine_s: float
     reference_s: float
 
