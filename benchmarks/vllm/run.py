@@ -94,7 +94,10 @@ def work(job: dict[str, Any]) -> None:
 
     def chat(prompts: list[dict[str, Any]], *, temperature: float, n: int) -> list[Any]:
         messages = [[{"role": "user", "content": one["prompt"]}] for one in prompts]
-        return engine.chat(messages, SamplingParams(temperature=temperature, max_tokens=n), use_tqdm=False)
+        answers: list[Any] = engine.chat(
+            messages, SamplingParams(temperature=temperature, max_tokens=n), use_tqdm=False
+        )
+        return answers
 
     for temperature in job["temperatures"]:
         chat(job["prompts"][:1], temperature=temperature, n=8)  # what runs for the first time is not timed
@@ -102,7 +105,7 @@ def work(job: dict[str, Any]) -> None:
             prompts = job["prompts"][start : start + job["batch"]]
             before, wall, cpu = counters(engine), time.perf_counter(), time.process_time()
             outputs = chat(prompts, temperature=temperature, n=job["max_new_tokens"])
-            row = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+            row: dict[str, Any] = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
             after = counters(engine)
             tokens = [list(one.outputs[0].token_ids) for one in outputs]
             row |= {name: np.subtract(after[name], before[name]).tolist() for name in after}
