@@ -72,3 +72,19 @@ def test_seeded_faults_through_the_black_box() -> None:
 def test_rounding() -> None:
     script = runpy.run_path(str(ROOT / "benchmarks" / "conformance" / "rounding.py"))
     assert script["markdown"](recorded("conformance/rounding.json")) in page("conformance.md")
+
+
+@pytest.mark.parametrize(
+    ("script", "result"),
+    [
+        ("run", "speed"),
+        ("run", "acceptance"),
+        ("against_forecast", "forecast"),
+        ("against_forecast", "forecast_own_texts"),
+        ("law", "verify"),
+    ],
+)
+def test_inside_vllm(script: str, result: str) -> None:
+    room = ROOT / "benchmarks" / "vllm"
+    table = runpy.run_path(str(room / f"{script}.py"))["markdown"](recorded(f"vllm/{result}.json"))
+    assert table in (room / "README.md").read_text(encoding="utf-8")

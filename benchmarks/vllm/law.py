@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from run import ENVIRONMENT, surroundings
 
 TARGET = "smol135"
@@ -144,6 +146,27 @@ def run_case(args: argparse.Namespace) -> None:
     args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     sampled = found["sampled"]
     print(args.case, found["lossless_so_far"], sampled["n_samples"], sampled["log10_evidence"], found["n_accepted"])
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The runs as a table."""
+    lines = [
+        "| case | seed of vLLM | drafter known | outputs | greedy equal | drafts accepted | verdict | evidence |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for run in result["runs"]:
+        greedy, sampled = run["found"]["greedy"], run["found"]["sampled"]
+        case = run["case"] + (f", top-p {run['top_p']:g}" if run["top_p"] < 1 else "")
+        ties = sum(one["is_tie"] for one in greedy["disagreements"])
+        equal = f"{greedy['n_equal']} of {greedy['n_prompts']}" + (f", {ties} ties" if ties else "")
+        alarm = sampled["flagged_at"]
+        verdict = "no alarm" if alarm is None else f"**departs**: alarm at output {alarm}"
+        evidence = f"10^{sampled['log10_evidence']:.1f}".replace("^-0.0", "^0.0")
+        known = "yes" if run["known"] else "no"
+        accepted = "–" if run["case"] == "control" else str(run["found"]["n_accepted"])
+        cells = (case, run["seed"], known, sampled["n_samples"], equal, accepted, verdict, evidence)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
