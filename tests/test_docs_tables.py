@@ -78,6 +78,7 @@ def test_rounding() -> None:
     ("script", "result"),
     [
         ("run", "speed"),
+        ("run", "resident"),
         ("run", "acceptance"),
         ("against_forecast", "forecast"),
         ("against_forecast", "forecast_own_texts"),
